@@ -1,0 +1,39 @@
+"""Makes torchvision importable beside a CPU-only torch.
+
+torchvision's wheels on the public index are CUDA builds. Beside a torch without CUDA their compiled half does not load,
+and `import torchvision` then stops at "operator torchvision::nms does not exist", taking segment-anything, torchmetrics
+and lightning with it. Declaring the two operators first lets the import pass; with a matching pair nothing is done.
+"""
+
+import importlib.util
+
+import torch
+from torch import Tensor
+
+_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+
+
+def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Greedy non-maximum suppression on (left, top, right, bottom) boxes: indices kept, best score first."""
+    order = scores.argsort(descending=True, stable=True)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    kept: list[Tensor] = []
+    while len(order):
+        best, order = order[0], order[1:]
+        kept.append(best)
+        corner_min = torch.maximum(boxes[best, :2], boxes[order, :2])
+        corner_max = torch.minimum(boxes[best, 2:], boxes[order, 2:])
+        overlap = (corner_max - corner_min).clamp(min=0).prod(1)
+        order = order[overlap <= iou_threshold * (area[best] + area[order] - overlap)]
+    return torch.stack(kept) if kept else order
+
+
+def _compiled_half_is_missing() -> bool:
+    spec = importlib.util.find_spec("torchvision")
+    return spec is not None and not torch.cuda.is_available() and torch.version.cuda is None
+
+
+if _compiled_half_is_missing() and not hasattr(torch.ops.torchvision, "nms"):
+    for name in ("nms", "qnms"):
+        _LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _LIBRARY.impl(name, _nms, "CPU")

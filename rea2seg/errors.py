@@ -1,0 +1,21 @@
+"""What a person is told when something cannot be done: one line that says what is wrong and what to do."""
+
+
+class Rea2SegError(Exception):
+    """The root of all errors the library raises on purpose."""
+
+
+class InputError(Rea2SegError):
+    """An image, question, mask or dataset record that cannot be used."""
+
+
+class ConfigError(Rea2SegError):
+    """A config that names something missing or contradicts itself."""
+
+
+class CheckpointError(Rea2SegError):
+    """Weights that do not fit the format or the model they are meant for."""
+
+
+class OutputError(Rea2SegError):
+    """A place that cannot be written."""
