@@ -1,0 +1,76 @@
+"""Losses as named functions; each stage shows its weights in one table.
+
+Mask losses are taken on a lattice of points instead of on all pixels: the truth is looked up exactly at the points and
+the logits are interpolated there. The lattice is coarse but shifted at random from step to step, so thin shapes are
+supervised at full resolution (area-downsampled targets would lose them).
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+
+def at_lattice(
+    lowres: Float[Tensor, "b *n h w"], shift: Float[Tensor, "b 2"], cells: int
+) -> Float[Tensor, "b *n cells cells"]:
+    """Logits interpolated at the centres of a lattice of `cells` x `cells`, moved by `shift` (x, y) cells."""
+    batch, height, width = lowres.shape[0], lowres.shape[-2], lowres.shape[-1]
+    ys, xs = torch.meshgrid(torch.arange(cells) + 0.5, torch.arange(cells) + 0.5, indexing="ij")
+    grid = 2 * (torch.stack([xs, ys], dim=-1).to(lowres.device) + shift[:, None, None]) / cells - 1
+    flat = lowres.reshape(batch, -1, height, width)
+    sampled = functional.grid_sample(flat, grid.to(flat.dtype), padding_mode="border", align_corners=False)
+    return sampled.reshape(*lowres.shape[:-2], cells, cells)
+
+
+def mask_bce(logits: Float[Tensor, "*n h w"], truth: Bool[Tensor, "*n h w"]) -> Float[Tensor, "*n"]:
+    """Binary cross-entropy, mean over the points of each mask."""
+    return functional.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none").mean((-2, -1))
+
+
+def mask_focal(
+    logits: Float[Tensor, "*n h w"], truth: Bool[Tensor, "*n h w"], gamma: float = 2.0
+) -> Float[Tensor, "*n"]:
+    """Focal loss (Lin et al. 2017) without class weights, mean over the points of each mask."""
+    target = truth.to(logits.dtype)
+    loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    missed = (target - logits.sigmoid()).abs()
+    return (missed**gamma * loss).mean((-2, -1))
+
+
+def mask_dice(logits: Float[Tensor, "*n h w"], truth: Bool[Tensor, "*n h w"], smooth: float = 1.0) -> Float[Tensor, "*n"]:
+    """1 - Dice coefficient of each mask, smoothed by `smooth` points."""
+    probability, target = logits.sigmoid(), truth.to(logits.dtype)
+    overlap = (probability * target).sum((-2, -1))
+    return 1 - (2 * overlap + smooth) / (probability.sum((-2, -1)) + target.sum((-2, -1)) + smooth)
+
+
+def lattice_iou(logits: Float[Tensor, "*n h w"], truth: Bool[Tensor, "*n h w"]) -> Float[Tensor, "*n"]:
+    """IoU of logits > 0 with the truth on the lattice: what SAM's quality head learns to predict. No gradient."""
+    predicted = logits.detach() > 0
+    union = (predicted | truth).sum((-2, -1))
+    return (predicted & truth).sum((-2, -1)) / union.clamp(min=1)
+
+
+def pointing(
+    state: Float[Tensor, "n d"], tokens: Float[Tensor, "n t d"], inside: Bool[Tensor, "n t"], temperature: float = 0.1
+) -> Float[Tensor, ""]:
+    """Contrastive loss between the prompt state and the image tokens inside the target (mini only).
+
+    -log of the softmax mass, over all image tokens of the picture, that cosine similarity puts inside the target.
+    Questions without a token inside are left out.
+    """
+    similarity = torch.einsum("nd,ntd->nt", functional.normalize(state, dim=-1), functional.normalize(tokens, dim=-1))
+    return mass_inside((similarity / temperature).softmax(-1), inside)
+
+
+def mass_inside(weights: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"]) -> Float[Tensor, ""]:
+    """-log of the share of the weights that lies inside the target, mean over questions with a token inside."""
+    share = (weights * inside).sum(-1) / weights.sum(-1).clamp(min=1e-6)
+    return -share[inside.any(-1)].clamp(min=1e-6).log().mean()
+
+
+def answer_loss(logits: Float[Tensor, "n v"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Cross-entropy of the next token; label -100 is left out. 0 where nothing is left."""
+    counted = (labels != -100).sum().clamp(min=1)
+    return functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum") / counted

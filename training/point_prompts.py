@@ -1,0 +1,162 @@
+"""Prompts that teach a small SAM what the searches of the pipeline ask of it, with their true masks.
+
+Each prompt has a goal: an object, a part, or a few objects of one kind. The first decode gets one point, a few points or
+a box; the second gets more points, a background point and the logits of the first, as the core search does. The three
+multi-mask outputs have fixed meanings (part, object, all of the kind), which a small model learns faster than SAM's
+choice of the best of three (mini only). A goal of several objects takes the object's place.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from rea2seg.segmenters.sam import resized_shape, resize_to
+from rea2seg.synth.render import Rendering
+from rea2seg.synth.vocabulary import PARTS as KINDS_WITH_PARTS
+from rea2seg.synth.worlds import World
+from training.batches import Movable
+from training.scenes import PARTS, Targets, code_lattice, code_set, codes_of, sample_scene, to_tensor
+
+FirstPrompt = Literal["point", "points", "box"]
+FIRST_PROMPTS: tuple[FirstPrompt, ...] = ("point", "points", "box")
+Codes = Bool[np.ndarray, " codes"]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a prompt is after: objects by index, and the part (1 or 2) if not whole objects."""
+
+    objects: tuple[int, ...]
+    part: int | None = None
+
+    def codes(self) -> Codes:
+        return code_set(self.objects, self.part)
+
+
+def draw_goal(rng: np.random.Generator, world: World) -> Goal:
+    """An object (45 %), a part (25 %) or two to four objects of a kind (30 %)."""
+    thing = world.things[int(rng.integers(len(world.things)))]
+    mates = [other.index for other in world.of_kind(thing.kind)]
+    choice = rng.random()
+    if choice < 0.25 and thing.kind in KINDS_WITH_PARTS:
+        return Goal((thing.index,), int(rng.integers(1, 3)))
+    if choice < 0.55 and len(mates) > 1:
+        return Goal(tuple(rng.permutation(mates)[: int(rng.integers(2, 5))].tolist()))
+    return Goal((thing.index,))
+
+
+def levels_at(touched: Sequence[int], world: World, goal: Goal) -> Bool[np.ndarray, "3 codes"]:
+    """What points on these codes mean: the parts, the objects (or a goal of several objects), all of their kinds."""
+    parts = np.zeros_like(goal.codes())
+    parts[[code for code in touched if code >= PARTS]] = True
+    objects = {code // PARTS - 1 for code in touched if code >= PARTS}
+    kinds = {world.things[index].kind for index in objects}
+    whole = goal.codes() if len(goal.objects) > 1 else code_set(objects)
+    return np.stack([parts, whole, code_set(thing.index for thing in world.things if thing.kind in kinds)])
+
+
+def points_on(rng: np.random.Generator, where: Bool[np.ndarray, "h w"], count: int) -> Float[np.ndarray, "count 2"]:
+    """Pixel centres (x, y) drawn from a mask; where it is empty, from the whole picture."""
+    inside = np.flatnonzero(where if where.any() else np.ones_like(where))
+    ys, xs = np.unravel_index(rng.choice(inside, count), where.shape)
+    return np.stack([xs, ys], axis=1) + 0.5
+
+
+def box_of(where: Bool[np.ndarray, "h w"], jitter: Float[np.ndarray, " 4"]) -> Float[np.ndarray, " 4"]:
+    """The bounding box of a mask in pixels, each edge moved by `jitter` box sides."""
+    ys, xs = np.flatnonzero(where.any(1)), np.flatnonzero(where.any(0))
+    box = np.array([xs[0], ys[0], xs[-1] + 1, ys[-1] + 1], float)
+    width, height = box[2] - box[0], box[3] - box[1]
+    return box + jitter * np.array([width, height, width, height])
+
+
+@dataclass(frozen=True, eq=False)
+class PromptBatch(Movable):
+    """n prompts on each of b scenes; coordinates in pixels of the segmenter's canvas.
+
+    `targets` holds eight masks a prompt: the single mask and the three levels of the first decode, then of the second.
+    """
+
+    images: UInt8[Tensor, "b 3 side side"]
+    resized: Int[Tensor, "b 2"]
+    kind: FirstPrompt
+    first_points: Float[Tensor, "b n p 2"]
+    first_labels: Int[Tensor, "b n p"]
+    boxes: Float[Tensor, "b n 4"]
+    second_points: Float[Tensor, "b n q 2"]
+    second_labels: Int[Tensor, "b n q"]
+    targets: Targets
+
+
+def draw_prompt(
+    rng: np.random.Generator, world: World, codes: UInt8[np.ndarray, "h w"], kind: FirstPrompt, sizes: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """One prompt of each decode for one goal, with its eight sets of codes."""
+    goal = draw_goal(rng, world)
+    goal_codes = goal.codes()
+    where = goal_codes[codes]
+    elsewhere = ~where
+    if rng.random() < 0.5:
+        mates = code_set(thing.index for thing in world.of_kind(world.things[goal.objects[0]].kind)) & ~goal_codes
+        elsewhere = mates[codes] if (mates[codes]).any() else elsewhere
+    first = points_on(rng, where, sizes[0])
+    second = np.concatenate([points_on(rng, where, sizes[1]), points_on(rng, elsewhere, 1)])
+    touched = [codes[int(y), int(x)] for x, y in first]
+    touched_again = [codes[int(y), int(x)] for x, y in second[:-1]]
+    levels = levels_at(touched, world, goal)
+    single = code_set({touched[0] // PARTS - 1}) if kind == "point" else goal_codes
+    if kind == "point":  # One point cannot ask for a group.
+        levels = levels_at(touched, world, Goal((int(touched[0]) // PARTS - 1,)))
+    return {
+        "first_points": first,
+        "first_labels": np.ones(len(first), int),
+        "boxes": box_of(where, rng.uniform(-0.05, 0.05, 4)),
+        "second_points": second,
+        "second_labels": np.array([1] * sizes[1] + [0]),
+        "table": np.concatenate([single[None], levels, goal_codes[None], levels_at(touched_again, world, goal)]),
+    }
+
+
+def draw_batch(
+    rng: np.random.Generator, scenes: int, prompts: int, side: int, cells: int, split: str
+) -> PromptBatch:
+    """A batch of fresh scenes; all first prompts of a batch are of one kind, so that they stack."""
+    kind = FIRST_PROMPTS[int(rng.choice(3, p=[0.5, 0.3, 0.2]))]
+    sizes = (1 if kind == "point" else int(rng.integers(2, 5)), int(rng.integers(2, 10)))
+    drawn = [draw_scene(rng, prompts, side, cells, split, kind, sizes) for _ in range(scenes)]
+    stacked = {name: torch.from_numpy(np.stack([scene[name] for scene in drawn])) for name in drawn[0]}
+    targets = Targets(stacked.pop("lattice"), stacked.pop("shift"), stacked.pop("table"))
+    return PromptBatch(kind=kind, targets=targets, **stacked)
+
+
+def draw_scene(
+    rng: np.random.Generator, prompts: int, side: int, cells: int, split: str, kind: FirstPrompt, sizes: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """One fresh scene with its prompts, in canvas pixels, and the codes on the lattice of the losses."""
+    world, rendering = sample_scene(rng, split)
+    codes = codes_of(rendering)
+    rows = [draw_prompt(rng, world, codes, kind, sizes) for _ in range(prompts)]
+    scene = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    image, resized, scale = on_canvas(rendering, side)
+    for name in ("first_points", "second_points"):
+        scene[name] = (scene[name] * scale).astype(np.float32)
+    scene["boxes"] = (scene["boxes"] * np.tile(scale, 2)).astype(np.float32)
+    shift = rng.uniform(-0.5, 0.5, 2).astype(np.float32)
+    lattice = code_lattice(codes, cells, shift, (resized[0] * cells / side, resized[1] * cells / side))
+    return scene | {"images": image, "resized": np.array(resized), "lattice": lattice, "shift": shift}
+
+
+def on_canvas(
+    rendering: Rendering, side: int
+) -> tuple[UInt8[np.ndarray, "3 side side"], tuple[int, int], Float[np.ndarray, " 2"]]:
+    """A picture in the corner of SAM's canvas, its (height, width) there, and the scale (x, y) to it."""
+    height, width = rendering.instance_ids.shape
+    resized = resized_shape((height, width), side)
+    canvas = np.zeros((3, side, side), np.uint8)
+    canvas[:, : resized[0], : resized[1]] = resize_to(to_tensor(rendering.image), resized).numpy()
+    return canvas, resized, np.array([resized[1] / width, resized[0] / height])

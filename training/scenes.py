@@ -1,0 +1,93 @@
+"""Scenes of SGDR-Synth as training batches: pictures, label lattices and the sets of labels that make up a mask.
+
+A mask is never stored. Every pixel has a code (which object, which part of it), a target is a set of codes, and a mask
+is the lookup of the codes in that set. A batch therefore holds one lattice of codes per scene and a small table per
+target, however many targets a scene has.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from rea2seg.synth.render import Rendering, render, sample_world
+from rea2seg.synth.worlds import World
+from training.batches import Movable
+
+PARTS = 3
+"""Codes per object: part 0 never occurs, 1 is the first part or the whole, 2 the second part."""
+CODES = 3 * 16
+"""Background is object 0; SGDR-Synth has at most 12 objects in a scene."""
+
+
+def sample_scene(rng: np.random.Generator, split: str = "train") -> tuple[World, Rendering]:
+    """A fresh world and its picture."""
+    world = sample_world(rng, split)
+    return world, render(world)
+
+
+def codes_of(rendering: Rendering) -> UInt8[np.ndarray, "h w"]:
+    """The code of every pixel."""
+    return (rendering.instance_ids * PARTS + rendering.part_ids).astype(np.uint8)
+
+
+def code_set(objects: Iterable[int], part: int | None = None) -> Bool[np.ndarray, " codes"]:
+    """The codes of whole objects (indices from 0), or of one part (1 or 2) of each."""
+    chosen = np.zeros(CODES, bool)
+    for index in objects:
+        first = (index + 1) * PARTS
+        if part is None:
+            chosen[first : first + PARTS] = True
+        else:
+            chosen[first + part] = True
+    return chosen
+
+
+def code_lattice(
+    codes: UInt8[np.ndarray, "h w"], cells: int, shift: Float[np.ndarray, " 2"], span: tuple[float, float]
+) -> UInt8[np.ndarray, "cells cells"]:
+    """Codes at the centres of a square lattice of cells moved by `shift` (x, y) cells; 0 outside the picture.
+
+    `span` is how many cells the picture covers, (down, across): fewer than `cells` along its short side.
+    """
+    height, width = codes.shape
+    ys = np.floor((np.arange(cells) + 0.5 + shift[1]) * height / span[0]).astype(int)
+    xs = np.floor((np.arange(cells) + 0.5 + shift[0]) * width / span[1]).astype(int)
+    looked_up = codes[np.clip(ys, 0, height - 1)[:, None], np.clip(xs, 0, width - 1)[None]]
+    within = ((ys >= 0) & (ys < height))[:, None] & ((xs >= 0) & (xs < width))[None]
+    return np.where(within, looked_up, 0).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class Targets(Movable):
+    """The true masks of a batch: `k` masks for each of `n` prompts on each of `b` scenes, on a shifted lattice."""
+
+    lattice: UInt8[Tensor, "b h w"]
+    shift: Float[Tensor, "b 2"]
+    table: Bool[Tensor, "b n k codes"]
+
+    def masks(self) -> Bool[Tensor, "b n k h w"]:
+        """The masks at the lattice points."""
+        scenes, prompts, kinds, _ = self.table.shape
+        index = self.lattice.long().flatten(1)[:, None, None].expand(-1, prompts, kinds, -1)
+        return self.table.gather(3, index).reshape(scenes, prompts, kinds, *self.lattice.shape[1:])
+
+
+def overlap_counts(codes: UInt8[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, " codes"]:
+    """How many pixels of each code lie under a mask."""
+    return np.bincount(codes[mask], minlength=CODES)
+
+
+def code_iou(codes: UInt8[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, " codes"]) -> float:
+    """IoU of a mask with a set of codes."""
+    under, everywhere = overlap_counts(codes, mask), np.bincount(codes.ravel(), minlength=CODES)
+    union = under.sum() + everywhere[truth].sum() - under[truth].sum()
+    return float(under[truth].sum() / union) if union else 1.0
+
+
+def to_tensor(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "3 h w"]:
+    """A picture as the library's nouns hold it."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -1,0 +1,120 @@
+"""Stage 1: a small SAM from nothing, on points, boxes and mask prompts (mini only; real SAM comes trained).
+
+    python -m training.segmenter fit --config configs/train/segmenter.yaml
+
+Two decodes a step: the first from one point, a few points or a box, the second from more points, a background point and
+the logits of the first. Mask losses are SAM's focal : dice = 20 : 1, and the quality head learns the IoU.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning import LightningModule
+from torch import Tensor
+
+from rea2seg.segmenters.sam import SamConfig, build_sam, decode_prompts, save_sam
+from rea2seg.structures import Prompt
+from training.batches import Stream
+from training.losses import at_lattice, lattice_iou, mask_dice, mask_focal
+from training.optim import adamw
+from training.point_prompts import PromptBatch, draw_batch
+from training.stage import run
+
+ALL_MASKS = range(4)
+WEIGHTS = {"focal": 20.0, "dice": 1.0, "quality": 1.0}
+
+
+class PromptedScenes(Stream):
+    """`scenes` fresh scenes a step with `prompts` prompts each; `side` is the segmenter's
+    canvas in pixels, `cells` the lattice of the losses."""
+
+    def __init__(
+        self,
+        scenes: int = 8,
+        prompts: int = 8,
+        side: int = 192,
+        cells: int = 64,
+        seed: int = 0,
+        workers: int = 1,
+        val_batches: int = 12,
+    ) -> None:
+        draw = partial(draw_batch, scenes=scenes, prompts=prompts, side=side, cells=cells)
+        train, val = (partial(draw, split=split) for split in ("train", "val"))
+        super().__init__(train, val, seed, workers, val_batches)
+
+
+class SegmenterStage(LightningModule):
+    """Wires SAM, its losses and the optimiser. `export` is the folder that receives the weights at the end."""
+
+    def __init__(
+        self, config: SamConfig, export: str, lr: float = 1e-3, warmup: int = 100, decay: float = 0.3, wd: float = 0.02
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["config"])
+        self.config, self.sam = config, build_sam(config).train()
+
+    def features(self, batch: PromptBatch) -> Float[Tensor, "bn c rows cols"]:
+        """The image embedding of every prompt's scene."""
+        pixels = (batch.images - self.sam.pixel_mean) / self.sam.pixel_std
+        side = torch.arange(pixels.shape[-1], device=pixels.device)
+        inside = (side < batch.resized[:, :1])[:, None, :, None] & (side < batch.resized[:, 1:])[:, None, None]
+        encoded = self.sam.image_encoder(pixels * inside)
+        return encoded.repeat_interleave(batch.targets.table.shape[1], dim=0)
+
+    def decode(self, features: Tensor, prompt: Prompt) -> tuple[Float[Tensor, "bn 4 h w"], Float[Tensor, "bn 4"]]:
+        """All four masks of every prompt."""
+        lowres, quality = decode_prompts(self.sam.prompt_encoder, self.sam.mask_decoder, features, prompt, ALL_MASKS)
+        return lowres.float(), quality.float()
+
+    def losses(self, batch: PromptBatch) -> dict[str, Tensor]:
+        """The parts of the loss, and the mean IoUs of both decodes for the log."""
+        features, truth = self.features(batch), batch.targets.masks().flatten(0, 1)
+        if batch.kind == "box":
+            first = Prompt(box=batch.boxes.flatten(0, 1))
+        else:
+            first = Prompt(points=batch.first_points.flatten(0, 1), labels=batch.first_labels.flatten(0, 1))
+        lowres, quality = self.decode(features, first)
+        again = Prompt(
+            points=batch.second_points.flatten(0, 1),
+            labels=batch.second_labels.flatten(0, 1),
+            mask=lowres[:, :1].detach(),
+        )
+        lowres_again, quality_again = self.decode(features, again)
+        shift = batch.targets.shift.repeat_interleave(batch.targets.table.shape[1], dim=0)
+        logits = at_lattice(torch.cat([lowres, lowres_again], dim=1), shift, truth.shape[-1])
+        iou = lattice_iou(logits, truth)
+        return {
+            "focal": mask_focal(logits, truth).mean(),
+            "dice": mask_dice(logits, truth).mean(),
+            "quality": (torch.cat([quality, quality_again], dim=1) - iou).square().mean(),
+            f"iou/{batch.kind}": iou[:, 0].mean(),
+            f"iou/{batch.kind}_levels": iou[:, 1:4].mean(),
+            "iou/refined": iou[:, 4].mean(),
+            "iou/refined_levels": iou[:, 5:].mean(),
+        }
+
+    def training_step(self, batch: PromptBatch, index: int) -> Tensor:
+        parts = self.losses(batch)
+        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=len(batch.images))
+        return sum((weight * parts[name] for name, weight in WEIGHTS.items()), torch.zeros(()))
+
+    def validation_step(self, batch: PromptBatch, index: int) -> None:
+        parts = {f"val/{name}": value for name, value in self.losses(batch).items()}
+        parts["val/score"] = (parts["val/iou/refined"] + parts["val/iou/refined_levels"]) / 2
+        self.log_dict(parts, batch_size=len(batch.images))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        h = self.hparams
+        total = int(self.trainer.estimated_stepping_batches)
+        return adamw(self.parameters(), h["lr"], total, h["warmup"], h["decay"], h["wd"])
+
+    def export(self) -> None:
+        """Write the weights in the layout that `Sam` loads."""
+        save_sam(self.sam, self.config, Path(self.hparams["export"]))
+
+
+if __name__ == "__main__":
+    run(SegmenterStage, PromptedScenes)
