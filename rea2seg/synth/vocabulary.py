@@ -40,7 +40,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 """RGB before light and texture."""
 
-SIZES: dict[str, tuple[float, float]] = {"small": (0.048, 0.056), "medium": (0.072, 0.083), "large": (0.106, 0.12)}
+SIZES: dict[str, tuple[float, float]] = {"small": (0.05, 0.059), "medium": (0.076, 0.088), "large": (0.113, 0.128)}
 """The range of radii for each word, in long sides of the image. Neighbours differ by a factor of 1.27 or more."""
 
 TEXTURES = ("plain", "striped", "dotted")

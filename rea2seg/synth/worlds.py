@@ -137,7 +137,7 @@ def _place(rng: np.random.Generator, things: list[Thing], width: float, height: 
     """The things at places inside the image, the largest placed first; None if one finds no room."""
     placed: list[Thing] = []
     for thing in sorted(things, key=lambda thing: -thing.radius):
-        edge = 1.05 * thing.radius
+        edge = 1.17 * thing.radius
         for _ in range(60):
             x, y = _uniform(rng, edge, width - edge), _uniform(rng, edge, height - edge)
             candidate = replace(thing, x=x, y=y)

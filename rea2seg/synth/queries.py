@@ -1,0 +1,174 @@
+"""Questions about a world: proposed by components, checked by execution, worded and explained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from rea2seg.structures import Granularity
+from rea2seg.synth.attribute import absent, described
+from rea2seg.synth.descriptions import cell, cells
+from rea2seg.synth.geometric import ordinal, relative_position, relative_size, shared_attribute
+from rea2seg.synth.programs import Program
+from rea2seg.synth.proposals import MIN_DISTRACTORS, Component, Proposal, noun
+from rea2seg.synth.render import MIN_VISIBLE, Rendering, look
+from rea2seg.synth.spatial import counting, relation, relative_distance
+from rea2seg.synth.vocabulary import PARTS
+from rea2seg.synth.worlds import World, pick
+
+COMPONENTS: dict[tuple[str, str], Component] = {
+    ("geometric", "relative size"): relative_size,
+    ("spatial", "relation"): relation,
+    ("geometric", "relative position"): relative_position,
+    ("spatial", "relative distance"): relative_distance,
+    ("geometric", "ordinal"): ordinal,
+    ("spatial", "counting"): counting,
+    ("geometric", "shared attributes"): shared_attribute,
+    ("attribute", "attribute"): described,
+}
+"""What asks for (category, component), in the order in which a dataset takes turns."""
+NO_TARGET: dict[tuple[str, str], Component] = {
+    ("spatial", "relation"): relation,
+    ("geometric", "shared attributes"): shared_attribute,
+    ("spatial", "counting"): counting,
+    ("attribute", "attribute"): absent,
+}
+"""The same for questions that nothing in the picture answers."""
+CATEGORIES = tuple(dict.fromkeys(category for category, _ in COMPONENTS))
+GRANULARITIES: tuple[Granularity, ...] = ("object", "group", "object", "part", "object")
+"""One turn of granularities: 60% objects, 20% groups, 20% parts."""
+
+_MIN_PART_PIXELS = 24 / (256 * 256)
+_TRIES = 12
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a rendered world, its answer as indices of things (and a part of them), and how to get there.
+
+    `target` is empty where nothing in the picture answers the question.
+    """
+
+    text: str
+    category: str
+    component: str
+    granularity: Granularity
+    target: tuple[int, ...]
+    part: str | None
+    reasoning: str
+    program: Program
+
+    def truth(self, rendering: Rendering) -> Bool[np.ndarray, "h w"]:
+        """Where the answer is seen."""
+        mask: Bool[np.ndarray, "h w"] = np.isin(rendering.instance_ids, [index + 1 for index in self.target])
+        if self.part is not None:
+            mask &= rendering.part_ids == part_id(self.part)
+        return mask
+
+    def record(self) -> dict[str, Any]:
+        """The program as JSON-able data."""
+        return {"operation": type(self.program).__name__, **asdict(self.program), "part": self.part}
+
+
+def part_id(part: str) -> int:
+    """1 for the first part of a kind, 2 for the second."""
+    return 1 if any(part == first for first, _ in PARTS.values()) else 2
+
+
+def _acceptable(proposal: Proposal, category: str, granularity: Granularity, world: World) -> tuple[int, ...] | None:
+    """The answer of a proposal if it is clear, of the wanted form and not too easy."""
+    target = proposal.program.targets(world)
+    if target is None or (len(target) < 2 if granularity == "group" else len(target) != 1):
+        return None
+    kind = proposal.program.kind
+    pool = list(world.things) if kind is None else world.of_kind(kind)
+    if category != "attribute" and len(pool) - len(target) < MIN_DISTRACTORS:
+        return None
+    # The reasoning names things by their cells, so no two of those it lists may share one.
+    listed = [world.things[index] for index in target] if kind is None else pool
+    return target if len({cell(world, thing) for thing in listed}) == len(listed) else None
+
+
+def _visible_part(rng: np.random.Generator, world: World, rendering: Rendering, index: int) -> str | None:
+    """A part of a thing that can be seen well enough to be asked for."""
+    visible, whole = rendering.visible_areas()[index], rendering.areas[index]
+    least = _MIN_PART_PIXELS * max(rendering.instance_ids.shape) ** 2
+    parts = [
+        part
+        for part, seen, all_of_it in zip(PARTS[world.things[index].kind], visible, whole, strict=True)
+        if seen >= least and seen >= MIN_VISIBLE * all_of_it
+    ]
+    return pick(rng, parts) if parts else None
+
+
+def _worded(rng: np.random.Generator, proposal: Proposal, granularity: Granularity, part: str | None) -> str:
+    """One of several natural ways to ask."""
+    phrase = pick(rng, proposal.phrases)
+    if part is not None:
+        phrase = f"the {part} of {phrase}"
+    elif proposal.clauses and rng.random() < 0.35:
+        kind = noun(proposal.program.kind, granularity) if proposal.program.kind else "thing"
+        kind = "things" if kind == "thing" and granularity == "group" else kind
+        return f"Which {kind} {pick(rng, proposal.clauses)}?"
+    are = "are" if granularity == "group" else "is"
+    forms = ("{}", "{}", "{}", "Please segment {}.", "Segment {}.", "Find {}.", f"Where {are} {{}}?", "Show me {}.")
+    return pick(rng, forms).format(phrase)
+
+
+def propose(
+    rng: np.random.Generator,
+    seen: World,
+    rendering: Rendering,
+    entry: tuple[str, str],
+    granularity: Granularity,
+) -> Question | None:
+    """A question of one component and granularity about a world as it is seen; None if some draws led nowhere."""
+    for _ in range(_TRIES):
+        proposal = COMPONENTS[entry](rng, seen, granularity)
+        target = None if proposal is None else _acceptable(proposal, entry[0], granularity, seen)
+        if proposal is None or target is None:
+            continue
+        part = _visible_part(rng, seen, rendering, target[0]) if granularity == "part" else None
+        if granularity == "part" and part is None:
+            continue
+        answer = cells(seen, [seen.things[index] for index in target])
+        answer = f"{part} of {answer}" if part else answer
+        reasoning = f"{proposal.program.reasoning(seen)} answer: {answer}."
+        text = _worded(rng, proposal, granularity, part)
+        return Question(text, *entry, granularity, target, part, reasoning, proposal.program)
+    return None
+
+
+def propose_without_target(rng: np.random.Generator, seen: World, entry: tuple[str, str]) -> Question | None:
+    """A question that nothing in the picture answers; None if some draws led nowhere."""
+    for _ in range(_TRIES):
+        proposal = NO_TARGET[entry](rng, seen, "object")
+        if proposal is not None and proposal.program.targets(seen) == ():
+            reasoning = f"{proposal.program.reasoning(seen)} answer: none."
+            text = _worded(rng, proposal, "object", None)
+            return Question(text, *entry, "object", (), None, reasoning, proposal.program)
+    return None
+
+
+def questions(
+    rng: np.random.Generator,
+    world: World,
+    rendering: Rendering,
+    count: int,
+    categories: Sequence[str] = CATEGORIES,
+) -> list[Question]:
+    """Up to `count` different questions about one picture, spread over components and granularities."""
+    entries = [entry for entry in COMPONENTS if entry[0] in categories]
+    seen = look(world, rendering)
+    found: dict[str, Question] = {}
+    for _ in range(4 * count):
+        if len(found) == count:
+            break
+        question = propose(rng, seen, rendering, pick(rng, entries), pick(rng, GRANULARITIES))
+        if question is not None:
+            found[question.text] = question
+    return list(found.values())
