@@ -1,0 +1,190 @@
+"""LISA as a generator: a LLaVA answers with `[SEG]`, whose predictor's hidden state prompts the segmenter.
+
+Departures from dvlab-research/LISA: native LLaVA classes, a key-value cache, several questions in one batch, and
+positions derived from the ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig, LlavaForConditionalGeneration, PreTrainedTokenizerBase
+
+from rea2seg.errors import CheckpointError, ConfigError
+from rea2seg.generator.attention import enable, probe, prompt_attention
+from rea2seg.generator.llava import (
+    Connector,
+    Geometry,
+    Parts,
+    Precision,
+    cell_map,
+    clip_pixels,
+    embed,
+    image_features,
+    last_hidden,
+    load,
+)
+from rea2seg.generator.tokens import SEG, Conversation, Row, TokenLayout, control_id, expand
+from rea2seg.structures import Grounding, Query
+from rea2seg.text import clean_question
+
+__all__ = ["Connector", "Conversation", "Lisa", "Parts", "embed", "image_features", "last_hidden", "load"]
+
+Mode = Literal["teacher", "generate"]
+
+
+@dataclass(frozen=True)
+class _Dialogue:
+    ids: list[int]
+    reply: str
+    flags: tuple[str, ...] = ()
+
+
+class Lisa:
+    """The Generator seat on a LLaVA with a connector (LISA, READ, Rea2Seg-LLaVA, and the small embedded model).
+
+    `layers` is the inclusive range, counted from 0, whose attention is averaged; the paper's "14 to 30" for LLaVA does
+    not say from what it counts. `row` chooses the attention row; the prompt embedding always comes from the predictor.
+    `mode`: `teacher` puts `answer` in the MLLM's mouth, `generate` lets it answer and falls back on `answer` where it
+    does not say `[SEG]`. `geometry`: how images meet the square CLIP input; LISA and READ were trained with `crop`.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | Parts,
+        conversation: Conversation | None = None,
+        layers: tuple[int, int] = (14, 30),
+        row: Row = "predictor",
+        mode: Mode = "teacher",
+        answer: str = "[SEG].",
+        geometry: Geometry = "crop",
+        max_new_tokens: int = 128,
+        device: str = "auto",
+        dtype: Precision = "float32",
+    ) -> None:
+        self.parts = weights if isinstance(weights, Parts) else load(Path(weights), dtype)
+        self.conversation = conversation or Conversation()
+        self.row, self.mode, self.answer, self.geometry = row, mode, answer, geometry
+        self.max_new_tokens = max_new_tokens
+        self.layers = _layer_range(layers, self.parts.mllm.config.text_config.num_hidden_layers)
+        self.seg = control_id(self.parts.tokenizer, SEG)
+        vision = self.parts.mllm.config.vision_config
+        self.side, self.grid = vision.image_size, vision.image_size // vision.patch_size
+        self._check()
+        enable(self.parts.mllm)
+        if not isinstance(weights, Parts):
+            place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+            self.parts.mllm.to(place)
+            self.parts.connector.to(place)
+
+    @classmethod
+    def wrap(
+        cls,
+        mllm: LlavaForConditionalGeneration,
+        connector: Connector,
+        tokenizer: PreTrainedTokenizerBase,
+        **settings: Any,
+    ) -> Lisa:
+        """A generator on live modules, which stay where and in what mode they are; put them in `eval` to ground."""
+        return cls(Parts(mllm, connector, tokenizer), **settings)
+
+    @torch.no_grad()
+    def ground(self, queries: Sequence[Query]) -> list[Grounding]:
+        """Grounds all queries in one batch; an image shared by several of them (the same object) is encoded once."""
+        if not queries:
+            return []
+        features = self._see(queries)
+        questions = [clean_question(query.text) for query in queries]
+        if self.mode == "teacher":
+            dialogues = [_Dialogue(self._teach(question), self.answer) for question in questions]
+        else:
+            dialogues = self._converse(questions, features)
+        return self._read(queries, dialogues, features)
+
+    def _see(self, queries: Sequence[Query]) -> Float[Tensor, "queries tokens hidden"]:
+        distinct = {id(query.image): query.image for query in queries}
+        pixels = torch.stack([clip_pixels(image, self.side, self.geometry) for image in distinct.values()])
+        order = list(distinct)
+        features = image_features(self.parts.mllm, pixels.to(self.parts.mllm.device))
+        return features[[order.index(id(query.image)) for query in queries]]
+
+    def _teach(self, question: str) -> list[int]:
+        return self.conversation.dialogue_ids(self.parts.tokenizer, question, self.answer)[0]
+
+    def _converse(self, questions: Sequence[str], features: Float[Tensor, "queries tokens hidden"]) -> list[_Dialogue]:
+        prompts = [self.conversation.prompt_ids(self.parts.tokenizer, question) for question in questions]
+        dialogues = []
+        for question, prompt, said in zip(questions, prompts, self._generate(prompts, features), strict=True):
+            reply = self.parts.tokenizer.decode(said)
+            if self.seg in said:
+                dialogues.append(_Dialogue(prompt + said, reply))
+            else:
+                flag = f"the model answered without {SEG}; its attention was read as if it had answered {self.answer!r}"
+                dialogues.append(_Dialogue(self._teach(question), reply, (flag,)))
+        return dialogues
+
+    def _generate(
+        self, prompts: Sequence[list[int]], features: Float[Tensor, "queries tokens hidden"]
+    ) -> list[list[int]]:
+        tokenizer, device = self.parts.tokenizer, features.device
+        rows = [torch.tensor(expand(ids, features.shape[1])) for ids in prompts]
+        # Generation continues at the right end, so that prompts of different length are padded on the left.
+        ids = pad_sequence(rows, batch_first=True, padding_side="left").to(device)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left").to(device)
+        end = tokenizer.eos_token_id
+        greedy = GenerationConfig(
+            max_new_tokens=self.max_new_tokens, do_sample=False, eos_token_id=end, pad_token_id=end, bos_token_id=None
+        )
+        said = self.parts.mllm.generate(
+            inputs_embeds=embed(self.parts.mllm, ids, features), attention_mask=mask, generation_config=greedy
+        ).tolist()
+        return [reply[: reply.index(end)] if end in reply else reply for reply in said]
+
+    def _read(
+        self,
+        queries: Sequence[Query],
+        dialogues: Sequence[_Dialogue],
+        features: Float[Tensor, "queries tokens hidden"],
+    ) -> list[Grounding]:
+        """One pass over whole dialogues: the hidden states that predict `[SEG]`, and the attention rows."""
+        sequences = [expand(dialogue.ids, features.shape[1]) for dialogue in dialogues]
+        extra = features.shape[1] - self.grid**2
+        layouts = [TokenLayout.of(ids, (self.grid, self.grid), self.seg, extra) for ids in sequences]
+        # Padding on the right comes after everything that is read: causality hides it, without a mask.
+        ids = pad_sequence([torch.tensor(row) for row in sequences], batch_first=True).to(features.device)
+        most = max(len(layout.segs) for layout in layouts)
+        rows = [layout.rows(self.row) for layout in layouts]
+        wanted = torch.tensor([[*row, *[row[-1]] * (most - len(row))] for row in rows])
+        with probe(self.layers, wanted) as found:
+            hidden = last_hidden(self.parts.mllm, embed(self.parts.mllm, ids, features))
+        groundings = []
+        for index, (query, dialogue, layout) in enumerate(zip(queries, dialogues, layouts, strict=True)):
+            token = self.parts.connector(hidden[index, list(layout.predictors)])[:, None].float()
+            weights = [found.layers[layer][index, : len(layout.segs)] for layer in self.layers]
+            cells = cell_map(query.size, self.side, self.grid, self.geometry)
+            attention = prompt_attention(weights, layout)
+            groundings.append(Grounding(token, attention, cells, dialogue.reply, dialogue.flags))
+        return groundings
+
+    def _check(self) -> None:
+        rows, vision = self.parts.mllm.get_input_embeddings().num_embeddings, self.parts.mllm.config.vision_config
+        if len(self.parts.tokenizer) > rows:
+            raise CheckpointError(f"the tokenizer has {len(self.parts.tokenizer)} tokens, the model only {rows}")
+        if vision.image_size % vision.patch_size:
+            raise ConfigError(f"patches of {vision.patch_size} pixels do not tile an image of {vision.image_size}")
+        if SEG not in self.answer:
+            raise ConfigError(f"the answer {self.answer!r} holds no {SEG}")
+
+
+def _layer_range(layers: tuple[int, int], count: int) -> range:
+    first, last = layers
+    if not 0 <= first <= last < count:
+        raise ConfigError(f"layers {first} to {last} are not among the model's layers 0 to {count - 1}")
+    return range(first, last + 1)

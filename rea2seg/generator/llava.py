@@ -1,0 +1,186 @@
+"""The parts of a LISA-like generator: a native LLaVA, the connector to the segmenter, a tokenizer, and how to run them.
+
+`embed`, `last_hidden` and `image_features` are differentiable; training calls them too.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from rea2seg.errors import CheckpointError
+from rea2seg.generator.tokens import IMAGE
+from rea2seg.structures import CellMap
+
+Geometry = Literal["crop", "pad"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+_WIDEST = 16
+"""Ours: the aspect ratio beyond which only the middle of an image is resized before its centre is cropped."""
+
+
+class Connector(nn.Module):
+    """Takes the MLLM's hidden state to the segmenter's prompt space, with LISA's parameter names."""
+
+    def __init__(self, hidden: int, out: int) -> None:
+        super().__init__()
+        layers = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, out), nn.Dropout(0.0))
+        self.text_hidden_fcs = nn.ModuleList([layers])
+
+    def forward(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n out"]:
+        projected: Tensor = self.text_hidden_fcs[0](hidden.to(self.dtype))
+        return projected
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights, which may exceed the MLLM's."""
+        return next(self.parameters()).dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The live modules of a LISA-like generator. An adapter's `get_base_model()` is a fitting `mllm`."""
+
+    mllm: LlavaForConditionalGeneration
+    connector: Connector
+    tokenizer: PreTrainedTokenizerBase
+
+    def save(self, folder: Path) -> None:
+        """Writes the native layout that `load` reads."""
+        self.mllm.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        state = {name: weight.detach().cpu().contiguous() for name, weight in self.connector.state_dict().items()}
+        save_file(state, folder / "connector.safetensors")
+
+
+def load(folder: Path, dtype: Precision = "float32") -> Parts:
+    """Reads the native layout: LLaVA's files, `connector.safetensors`, a fast tokenizer. Every tensor must fit."""
+    for name in ("config.json", "connector.safetensors", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} has no {name}: it is no generator in the native layout")
+    mllm = _load_mllm(folder, getattr(torch, dtype))
+    connector = _load_connector(folder / "connector.safetensors", mllm.config.text_config.hidden_size)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    return Parts(mllm.eval(), connector.eval(), tokenizer)
+
+
+def _load_mllm(folder: Path, dtype: torch.dtype) -> LlavaForConditionalGeneration:
+    built_for = json.loads((folder / "config.json").read_text()).get("architectures")
+    if built_for != ["LlavaForConditionalGeneration"]:
+        raise CheckpointError(f"{folder / 'config.json'} is made for {built_for}, not for a native LLaVA")
+    try:
+        mllm, report = LlavaForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{folder} cannot be loaded: {error}") from error
+    _refuse_misfits(folder, report)
+    return mllm
+
+
+def _load_connector(file: Path, hidden: int) -> Connector:
+    try:
+        state = load_file(file)
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    last = state.get("text_hidden_fcs.0.2.weight", torch.empty(0, hidden))
+    connector = Connector(hidden, len(last))
+    expected = {name: weight.shape for name, weight in connector.state_dict().items()}
+    found = {name: weight.shape for name, weight in state.items()}
+    wrong = [name for name in expected.keys() & found.keys() if expected[name] != found[name]]
+    report = {
+        "missing_keys": expected.keys() - found.keys(),
+        "unexpected_keys": found.keys() - expected.keys(),
+        "mismatched_keys": wrong,
+    }
+    _refuse_misfits(file, report)
+    connector.load_state_dict(state)
+    return connector.float()
+
+
+def _refuse_misfits(source: Path, report: dict[str, Any]) -> None:
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := sorted(map(str, report[kind])):
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            raise CheckpointError(f"{source}: {kind.replace('_', ' ')}: {shown}")
+
+
+def clip_pixels(image: UInt8[Tensor, "3 h w"], side: int, geometry: Geometry) -> Float[Tensor, "3 side side"]:
+    """The image as the CLIP tower sees it: PIL bicubic, cropped as CLIP's processor does or padded, then normalised."""
+    picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    square = _crop(picture, side) if geometry == "crop" else _letterbox(picture, side)
+    scaled = torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255
+    return (scaled - torch.tensor(OPENAI_CLIP_MEAN)[:, None, None]) / torch.tensor(OPENAI_CLIP_STD)[:, None, None]
+
+
+def cell_map(size: tuple[int, int], side: int, grid: int, geometry: Geometry) -> CellMap:
+    """Which pixels of an image of `size` each token of `clip_pixels` stands for; padding is exact to half a pixel of
+    the MLLM's input."""
+    return CellMap.cropped(size, grid, side) if geometry == "crop" else CellMap.padded(size, grid)
+
+
+def _crop(picture: Image.Image, side: int) -> Image.Image:
+    short, long = sorted(picture.size)
+    if long > _WIDEST * short:
+        # The crop shows one short side of it; resizing all of a 1 x 10,000 image would need gigabytes.
+        picture = _middle(picture, *(min(length, _WIDEST * short) for length in picture.size))
+    width, height = (side * length // min(picture.size) for length in picture.size)
+    return _middle(picture.resize((width, height), Image.Resampling.BICUBIC), side, side)
+
+
+def _middle(picture: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
+
+
+def _letterbox(picture: Image.Image, side: int) -> Image.Image:
+    # Both paddings of a side are equal, so that the image's centre is exactly the centre of the square.
+    paddings = [round((side - side * length / max(picture.size)) / 2) for length in picture.size]
+    left, top = (min(padding, (side - 1) // 2) for padding in paddings)
+    square = Image.new("RGB", (side, side), tuple(round(255 * mean) for mean in OPENAI_CLIP_MEAN))
+    square.paste(picture.resize((side - 2 * left, side - 2 * top), Image.Resampling.BICUBIC), (left, top))
+    return square
+
+
+def image_features(
+    mllm: LlavaForConditionalGeneration, pixels: Float[Tensor, "images 3 side side"]
+) -> Float[Tensor, "images tokens hidden"]:
+    """The image tokens, from the tower's layer and with or without CLS as the model's config says, projected."""
+    return torch.stack(list(mllm.get_image_features(pixel_values=pixels.to(mllm.dtype)).pooler_output))
+
+
+def embed(
+    mllm: LlavaForConditionalGeneration, ids: Int[Tensor, "batch seq"], features: Float[Tensor, "images tokens hidden"]
+) -> Float[Tensor, "batch seq hidden"]:
+    """Input embeddings of expanded ids, the image features put at the `IMAGE` positions in reading order."""
+    here = ids == IMAGE
+    if int(here.sum()) != len(features) * features.shape[1]:
+        raise ValueError(f"{int(here.sum())} image positions for {tuple(features.shape[:2])} image tokens")
+    embeddings: Tensor = mllm.get_input_embeddings()(ids.masked_fill(here, 0))
+    return embeddings.masked_scatter(here[..., None], features.to(embeddings.dtype))
+
+
+def last_hidden(
+    mllm: LlavaForConditionalGeneration,
+    inputs_embeds: Float[Tensor, "batch seq hidden"],
+    attention_mask: Shaped[Tensor, "batch seq"] | Bool[Tensor, "_ 1 seq seq"] | None = None,
+    position_ids: Int[Tensor, "_ seq"] | None = None,
+) -> Float[Tensor, "batch seq hidden"]:
+    """The hidden states after the final norm. A 4-D mask says which pairs may attend and is used as it is."""
+    output = mllm.get_decoder()(
+        inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+    )
+    hidden: Tensor = output.last_hidden_state
+    return hidden
