@@ -54,5 +54,10 @@ def _worded(program: Described, granularity: Granularity) -> Proposal:
     # "The medium blue thing" would be a shade of blue.
     words = program.words().replace("medium", "medium-sized")
     phrase = " ".join(word for word in (article(granularity), words, kind) if word)
-    clauses = (f"{be(granularity)} {words}",) if words else ()
+    clauses = (f"{be(granularity)} {_enumerated(words.split())}",) if words else ()
     return Proposal(program, (phrase,), clauses)
+
+
+def _enumerated(words: list[str]) -> str:
+    """`small`, `small and red`, `small, red and striped`."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))

@@ -106,16 +106,24 @@ class Ranked:
             return high >= DISTANCE_MARGIN * low
         return high - low >= PLACE_MARGIN
 
+    def _decided(self, world: World, ahead: list[Thing], behind: list[Thing]) -> bool:
+        """Whether the order may be cut between two things that follow each other."""
+        if self.key == "distance":
+            # From centre to edge the order must be the same: people look at gaps as well.
+            gaps = [[self._value(world, thing) - thing.radius for thing in things] for things in (ahead, behind)]
+            if max(gaps[0]) >= min(gaps[1]):
+                return False
+        return self._clear(self._value(world, ahead[-1]), self._value(world, behind[0]))
+
     def _order(self, world: World) -> list[Thing]:
         return sorted(world.of_kind(self.kind), key=lambda thing: self._value(world, thing))
 
     def targets(self, world: World) -> tuple[int, ...] | None:
         order = self._order(world)
         taken = {place % len(order) for place in self.places}
-        values = [self._value(world, thing) for thing in order]
-        for before in range(len(order) - 1):
-            decides = (before in taken) != (before + 1 in taken)
-            if decides and not self._clear(values[before], values[before + 1]):
+        for cut in range(1, len(order)):
+            decides = (cut - 1 in taken) != (cut in taken)
+            if decides and not self._decided(world, order[:cut], order[cut:]):
                 return None
         return tuple(order[place].index for place in sorted(taken))
 

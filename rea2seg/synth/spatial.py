@@ -71,7 +71,8 @@ def counting(rng: np.random.Generator, world: World, granularity: Granularity) -
     if not crowded:
         return None
     other = pick(rng, crowded)
-    number = pick(rng, range(len(world.of_kind(other)) + 1))
+    # "No cups above it" is often just the topmost one: rare, so that most questions need the count.
+    number = 0 if rng.random() < 0.15 else pick(rng, range(1, len(world.of_kind(other)) + 1))
     side = pick(rng, tuple(_RELATIONS))
     its, it = ("their", "them") if granularity == "group" else ("its", "it")
     where = {"left": f"to {its} left", "right": f"to {its} right"}.get(side, f"{side} {it}")

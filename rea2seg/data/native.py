@@ -1,0 +1,180 @@
+"""The native dataset form: a folder with `images/` and `samples.jsonl`, one question a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, get_args
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+from torch import Tensor
+
+from rea2seg.errors import InputError, OutputError
+from rea2seg.images import load_image
+from rea2seg.masks import Rle, decode_rle, encode_rle
+from rea2seg.structures import Granularity, Region, Sample
+
+FILE = "samples.jsonl"
+_TEXTS = ("category", "component", "granularity", "reasoning", "split")
+
+
+class NativeDataset:
+    """Reads the native form. All lines are checked at once, images and masks are read when asked for."""
+
+    def __init__(self, root: str | Path, split: str | None = None) -> None:
+        self.root = Path(root)
+        records = _read_lines(self.root / FILE)
+        seen: set[str] = set()
+        for where, record in records:
+            _check(record, where)
+            if record["id"] in seen:
+                raise InputError(f"{where}: the id {record['id']!r} is used twice")
+            seen.add(record["id"])
+        self.records = [
+            (where, record) for where, record in records if split is None or record.get("split", split) == split
+        ]
+        if not self.records:
+            raise InputError(f"{self.root / FILE} has no samples" + (f" of the split {split!r}" if split else ""))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:
+        where, record = self.records[index]
+        try:
+            return _sample(record, self.root)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+
+
+def _read_lines(file: Path) -> list[tuple[str, Any]]:
+    """Every line that is not blank, with the words to find it again."""
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError as error:
+        raise InputError(f"{file} does not exist; a dataset is a folder with images/ and {FILE}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read: {error}") from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                records.append((f"{file}, line {number}", json.loads(line)))
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise InputError(f"{file}, line {number}: not JSON ({error})") from error
+    return records
+
+
+def _check(record: Any, where: str) -> None:
+    """Everything about a record that can be told without its image."""
+    if not isinstance(record, dict):
+        raise InputError(f"{where}: a sample is a JSON object, not {type(record).__name__}")
+    for key in ("id", "image", "query"):
+        if not isinstance(record.get(key), str) or not record[key]:
+            raise InputError(f"{where}: {key!r} must be a text that is not empty")
+    if "segmentation" not in record:
+        raise InputError(f"{where}: 'segmentation' is missing; null says that nothing answers the question")
+    for key in _TEXTS:
+        if not isinstance(record.get(key, ""), str):
+            raise InputError(f"{where}: {key!r} must be a text")
+    if record.get("granularity", "object") not in get_args(Granularity):
+        raise InputError(f"{where}: 'granularity' must be one of {', '.join(get_args(Granularity))}")
+    path = PurePosixPath(record["image"])
+    if path.is_absolute() or ".." in path.parts or "\0" in record["image"]:
+        raise InputError(f"{where}: 'image' must be a path inside the dataset's folder")
+    if not isinstance(record.get("graph"), dict | None):
+        raise InputError(f"{where}: 'graph' must be an object")
+    for key in ("instances", "parts"):
+        _check_regions(record.get(key, []), key, where)
+
+
+def _check_regions(regions: Any, key: str, where: str) -> None:
+    if not isinstance(regions, list):
+        raise InputError(f"{where}: {key!r} must be a list")
+    for region in regions:
+        if not isinstance(region, dict) or not isinstance(region.get("label"), str) or "segmentation" not in region:
+            raise InputError(f"{where}: each of {key!r} must have a 'label' and a 'segmentation'")
+
+
+def _sample(record: dict[str, Any], root: Path) -> Sample:
+    image = load_image(root / record["image"])
+    size = (image.shape[1], image.shape[2])
+    ignore = record.get("ignore")
+    return Sample(
+        id=record["id"],
+        image=image,
+        query=record["query"],
+        truth=None if record["segmentation"] is None else _mask(record["segmentation"], size),
+        ignore=None if ignore is None else _mask(ignore, size),
+        category=record.get("category", "all"),
+        component=record.get("component", ""),
+        granularity=record.get("granularity", "object"),
+        split=record.get("split", ""),
+        instances=_regions(record.get("instances", []), size),
+        parts=_regions(record.get("parts", []), size),
+        graph=record.get("graph"),
+        reasoning=record.get("reasoning", ""),
+    )
+
+
+def _mask(segmentation: Any, size: tuple[int, int]) -> Bool[Tensor, "h w"]:
+    # The size comes first: a false one could ask for any amount of memory.
+    given = segmentation.get("size") if isinstance(segmentation, dict) else None
+    if given != list(size):
+        raise InputError(
+            f"a mask of size {given} does not fit the image of {size[0]} x {size[1]} (height x width) pixels"
+        )
+    return decode_rle(segmentation)
+
+
+def _regions(regions: Sequence[dict[str, Any]], size: tuple[int, int]) -> tuple[Region, ...]:
+    return tuple(Region(region["label"], _mask(region["segmentation"], size)) for region in regions)
+
+
+def to_record(sample: Sample, image: str) -> dict[str, Any]:
+    """A sample as one line of the native form. `image` is the path of its picture inside the dataset's folder."""
+    record: dict[str, Any] = {
+        "id": sample.id,
+        "image": image,
+        "query": sample.query,
+        "segmentation": None if sample.truth is None else encode_rle(sample.truth),
+        "category": sample.category,
+        "component": sample.component,
+        "granularity": sample.granularity,
+        "instances": _region_records(sample.instances),
+        "parts": _region_records(sample.parts),
+        "reasoning": sample.reasoning,
+    }
+    if sample.split:
+        record["split"] = sample.split
+    if sample.ignore is not None:
+        record["ignore"] = encode_rle(sample.ignore)
+    if sample.graph is not None:
+        record["graph"] = sample.graph
+    return record
+
+
+def _region_records(regions: Sequence[Region]) -> list[dict[str, str | Rle]]:
+    return [{"label": region.label, "segmentation": encode_rle(region.mask)} for region in regions]
+
+
+def write_native(samples: Iterable[Sample], folder: str | Path) -> int:
+    """Write samples in the native form, images as PNG; returns how many. The list appears when all are there."""
+    root = Path(folder)
+    unfinished, count = root / f"{FILE}.part", 0
+    try:
+        (root / "images").mkdir(parents=True, exist_ok=True)
+        with unfinished.open("w", encoding="utf-8", newline="\n") as lines:
+            for sample in samples:
+                image = f"images/{sample.id}.png"
+                pixels = np.ascontiguousarray(sample.image.permute(1, 2, 0).cpu().numpy())
+                Image.fromarray(pixels).save(root / image)
+                lines.write(json.dumps(to_record(sample, image), ensure_ascii=False) + "\n")
+                count += 1
+        unfinished.replace(root / FILE)
+    except OSError as error:
+        raise OutputError(f"cannot write the dataset to {str(root)!r}: {error.strerror or error}") from error
+    return count

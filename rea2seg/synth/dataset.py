@@ -1,0 +1,101 @@
+"""SGDR-Synth as a dataset without end: sample i of a split and seed is always the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rea2seg.structures import Granularity, Region, Sample
+from rea2seg.synth.descriptions import name
+from rea2seg.synth.queries import COMPONENTS, GRANULARITIES, NO_TARGET, Question, propose, propose_without_target
+from rea2seg.synth.render import SIDE, Rendering, look, render, sample_world
+from rea2seg.synth.vocabulary import PARTS, SPLITS
+from rea2seg.synth.worlds import World
+
+
+@dataclass(frozen=True)
+class SgdrSynth:
+    """One picture and one question per sample, made when asked for.
+
+    Components take turns, and within each of them the granularities: every prefix is as balanced as its length allows.
+    """
+
+    split: str
+    seed: int = 0
+    side: int = SIDE
+    """Long side of the pictures in pixels."""
+
+    def sample(self, index: int) -> Sample:
+        """Sample `index` with all its masks."""
+        world, rendering, question = self.draw(index)
+        return to_sample(f"{self.split}-{index:05d}", self.split, world, rendering, question)
+
+    def world(self, index: int) -> World:
+        """The world behind sample `index`."""
+        return self.draw(index)[0]
+
+    def samples(self, count: int) -> Iterator[Sample]:
+        """The first `count` samples."""
+        return (self.sample(index) for index in range(count))
+
+    def entry(self, index: int) -> tuple[tuple[str, str], Granularity]:
+        """What sample `index` asks for: (category, component) and granularity."""
+        entries = list(NO_TARGET if self.split == "no_target" else COMPONENTS)
+        turn, place = divmod(index, len(entries))
+        # Shifted by the component, so that one turn of all components mixes granularities.
+        granularity: Granularity = GRANULARITIES[(turn + 2 * place) % len(GRANULARITIES)]
+        return entries[place], "object" if self.split == "no_target" else granularity
+
+    def draw(self, index: int) -> tuple[World, Rendering, Question]:
+        """World, picture and question of sample `index`: worlds are drawn until one can be asked about as wanted."""
+        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
+        entry, granularity = self.entry(index)
+        while True:
+            world = sample_world(rng, self.split)
+            rendering = render(world, self.side)
+            seen = look(world, rendering)
+            if self.split == "no_target":
+                question = propose_without_target(rng, seen, entry)
+            else:
+                question = propose(rng, seen, rendering, entry, granularity)
+            if question is not None:
+                return world, rendering, question
+
+
+def sgdr_synth(split: str, seed: int = 0, side: int = SIDE) -> SgdrSynth:
+    """The SGDR-Synth split `train`, `val`, `test` or `no_target`."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}, expected one of {', '.join(SPLITS)}")
+    if seed < 0:
+        raise ValueError(f"a seed is 0 or more, not {seed}")
+    return SgdrSynth(split, seed, side)
+
+
+def to_sample(id: str, split: str, world: World, rendering: Rendering, question: Question) -> Sample:
+    """A question about a rendered world in the form all datasets share. The graph gives centres as they are seen."""
+    things = world.things
+    instances = tuple(Region(name(thing), torch.from_numpy(rendering.mask(thing.index))) for thing in things)
+    visible = rendering.visible_areas()
+    parts = tuple(
+        Region(f"{part} of {name(thing)}", torch.from_numpy(rendering.mask(thing.index, number + 1)))
+        for thing in things
+        for number, part in enumerate(PARTS.get(thing.kind, ()))
+        if visible[thing.index, number]
+    )
+    return Sample(
+        id=id,
+        image=torch.from_numpy(rendering.image).permute(2, 0, 1).contiguous(),
+        query=question.text,
+        truth=torch.from_numpy(question.truth(rendering)) if question.target else None,
+        category=question.category,
+        component=question.component,
+        granularity=question.granularity,
+        split=split,
+        instances=instances,
+        parts=parts,
+        graph={**look(world, rendering).graph(), "program": question.record(), "target": list(question.target)},
+        reasoning=question.reasoning,
+    )
