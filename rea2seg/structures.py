@@ -6,6 +6,7 @@ centre of the top-left pixel at (0.5, 0.5). Masks have the size of that image.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,8 +37,8 @@ class Query:
 class CellMap:
     """Which pixels of the image each image token of an MLLM stands for.
 
-    Token (row, col) covers x in [left + col * cell_width, left + (col + 1) * cell_width), likewise y. The numbers are in
-    pixels of the original image, so they undo the crop, the padding or the stretch with which the MLLM saw it.
+    Token (row, col) covers x in [left + col * cell_width, left + (col + 1) * cell_width), likewise y. The numbers are
+    in pixels of the original image: they undo the crop, the padding or the stretch with which the MLLM saw it.
     """
 
     rows: int
@@ -80,13 +81,19 @@ class CellMap:
         left, top = self.left + col * self.cell_width, self.top + row * self.cell_height
         return torch.stack([left, top, left + self.cell_width, top + self.cell_height], dim=1)
 
+    def to_image(self, values: Float[Tensor, "rows cols"], size: tuple[int, int]) -> Float[Tensor, "h w"]:
+        """At every pixel of an image of (height, width) the value of its token; 0 where no token looks."""
+        row = 1 + ((torch.arange(size[0]) + 0.5 - self.top) / self.cell_height).floor().long()
+        col = 1 + ((torch.arange(size[1]) + 0.5 - self.left) / self.cell_width).floor().long()
+        return functional.pad(values, (1, 1, 1, 1))[row.clamp(0, self.rows + 1)][:, col.clamp(0, self.cols + 1)]
+
 
 @dataclass(frozen=True, eq=False)
 class Grounding:
     """What the generator knows of a query: one prompt embedding and one attention map for each `[SEG]` of its reply.
 
-    `attention` is what the prompt token gives to each image token: softmax over all keys, mean over heads and the chosen
-    layers, so its sum is at most 1. `flags` are warnings for the caller, such as a reply without `[SEG]`.
+    `attention` is what the prompt token gives to each image token: softmax over all keys, mean over heads and the
+    chosen layers, so its sum is at most 1. `flags` are warnings for the caller, such as a reply without `[SEG]`.
     """
 
     token: Float[Tensor, "n 1 c"]
@@ -113,6 +120,12 @@ class Canvas:
         height, width = self.resized or (self.side, self.side)
         return xy * torch.tensor([width / self.size[1], height / self.size[0]], dtype=xy.dtype, device=xy.device)
 
+    def content(self, lowres: Float[Tensor, "*n h w"]) -> Float[Tensor, "*n rows cols"]:
+        """The part of maps on the canvas, of any resolution, whose pixel centres lie on the image."""
+        scale = lowres.shape[-1] / self.side
+        rows, cols = (math.ceil(length * scale - 0.5) for length in self.resized or (self.side, self.side))
+        return lowres[..., : max(1, rows), : max(1, cols)]
+
     def to_image(self, lowres: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c height width"]:
         """Logits on the canvas as logits on the image, with upstream's interpolation (bilinear, twice for SAM)."""
         if self.resized is not None:
@@ -131,6 +144,12 @@ class Embedding:
     features: Float[Tensor, "c h w"]
     canvas: Canvas
     fine: tuple[Float[Tensor, "..."], ...] = ()
+
+    def sample_at(self, points: Float[Tensor, "n 2"]) -> Float[Tensor, "n c"]:
+        """Image features at points (x, y) in image pixels, interpolated bilinearly."""
+        grid = self.canvas.from_pixels(points.to(self.features))[None, None] * (2 / self.canvas.side) - 1
+        sampled = functional.grid_sample(self.features[None], grid, padding_mode="border", align_corners=False)
+        return sampled[0, :, 0].T
 
 
 @dataclass(frozen=True, eq=False)
