@@ -6,19 +6,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from huggingface_hub.errors import StrictDataclassError
+from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    GenerationConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.utils import logging
 
 from rea2seg.errors import CheckpointError
 from rea2seg.generator.tokens import IMAGE
@@ -59,7 +68,8 @@ class Parts:
 
     def save(self, folder: Path) -> None:
         """Writes the native layout that `load` reads."""
-        self.mllm.save_pretrained(folder)
+        with _no_progress_bar():
+            self.mllm.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         state = {name: weight.detach().cpu().contiguous() for name, weight in self.connector.state_dict().items()}
         save_file(state, folder / "connector.safetensors")
@@ -70,9 +80,12 @@ def load(folder: Path, dtype: Precision = "float32") -> Parts:
     for name in ("config.json", "connector.safetensors", "tokenizer.json"):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder} has no {name}: it is no generator in the native layout")
-    mllm = _load_mllm(folder, getattr(torch, dtype))
-    connector = _load_connector(folder / "connector.safetensors", mllm.config.text_config.hidden_size)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    try:
+        mllm = _load_mllm(folder, getattr(torch, dtype))
+        connector = _load_connector(folder / "connector.safetensors", mllm.config.text_config.hidden_size)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except (OSError, RuntimeError, SafetensorError, StrictDataclassError, ValueError) as error:
+        raise CheckpointError(f"{folder} cannot be loaded: {error}") from error
     return Parts(mllm.eval(), connector.eval(), tokenizer)
 
 
@@ -80,21 +93,29 @@ def _load_mllm(folder: Path, dtype: torch.dtype) -> LlavaForConditionalGeneratio
     built_for = json.loads((folder / "config.json").read_text()).get("architectures")
     if built_for != ["LlavaForConditionalGeneration"]:
         raise CheckpointError(f"{folder / 'config.json'} is made for {built_for}, not for a native LLaVA")
-    try:
+    with _no_progress_bar():
         mllm, report = LlavaForConditionalGeneration.from_pretrained(
             folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{folder} cannot be loaded: {error}") from error
     _refuse_misfits(folder, report)
+    # Vicuna's checkpoints carry a temperature and penalties, which `generate` would mix into any setting of ours.
+    mllm.generation_config = GenerationConfig()
     return mllm
 
 
-def _load_connector(file: Path, hidden: int) -> Connector:
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
-        state = load_file(file)
-    except SafetensorError as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _load_connector(file: Path, hidden: int) -> Connector:
+    state = load_file(file)
     last = state.get("text_hidden_fcs.0.2.weight", torch.empty(0, hidden))
     connector = Connector(hidden, len(last))
     expected = {name: weight.shape for name, weight in connector.state_dict().items()}
@@ -175,10 +196,10 @@ def embed(
 def last_hidden(
     mllm: LlavaForConditionalGeneration,
     inputs_embeds: Float[Tensor, "batch seq hidden"],
-    attention_mask: Shaped[Tensor, "batch seq"] | Bool[Tensor, "_ 1 seq seq"] | None = None,
+    attention_mask: Shaped[Tensor, "batch seq"] | Shaped[Tensor, "_ _ seq seq"] | None = None,
     position_ids: Int[Tensor, "_ seq"] | None = None,
 ) -> Float[Tensor, "batch seq hidden"]:
-    """The hidden states after the final norm. A 4-D mask says which pairs may attend and is used as it is."""
+    """The hidden states after the final norm. A 4-D mask, boolean (True: may attend) or additive, is used as it is."""
     output = mllm.get_decoder()(
         inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
     )

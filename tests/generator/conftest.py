@@ -45,7 +45,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def build_mllm(tokens: int, **vision: object) -> LlavaForConditionalGeneration:
+def build_mllm(tokens: int, key_heads: int = 2, **vision: object) -> LlavaForConditionalGeneration:
     torch.manual_seed(0)
     text = LlamaConfig(
         vocab_size=tokens,
@@ -53,7 +53,7 @@ def build_mllm(tokens: int, **vision: object) -> LlavaForConditionalGeneration:
         intermediate_size=64,
         num_hidden_layers=3,
         num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=key_heads,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,

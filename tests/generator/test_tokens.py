@@ -1,0 +1,107 @@
+import pytest
+
+from rea2seg.errors import ConfigError
+from rea2seg.generator.tokens import IMAGE, Conversation, TokenLayout, control_id, expand
+from rea2seg.text import control_ids, encode_untrusted
+from tests.generator.conftest import SHORT
+
+SEG = 7
+
+
+def spell(tokenizer, ids):
+    return ["<image>" if token == IMAGE else tokenizer.decode([token]) for token in ids]
+
+
+def joined(tokenizer, ids):
+    return "|".join(spell(tokenizer, ids))
+
+
+def test_a_template_becomes_control_ids_and_separately_encoded_text(tokenizer):
+    ids = SHORT.prompt_ids(tokenizer, "red")
+    controls = [control_id(tokenizer, name) for name in ("<s>", "<im_start>")]
+    assert ids == [*controls, IMAGE, control_id(tokenizer, "<im_end>"), *encode_untrusted(tokenizer, "red")]
+
+
+def test_whitespace_beside_lisas_own_tokens_vanishes_and_elsewhere_stays(tokenizer):
+    ids, _ = Conversation().dialogue_ids(tokenizer, "where is it?", "Sure, it is [SEG] .")
+    text = "".join(spell(tokenizer, ids))
+    assert "USER:<im_start><image><im_end>where is it? Please" in text
+    assert "ASSISTANT: Sure, it is[SEG].</s>" in text
+    assert text.startswith("<s>A chat")
+
+
+def test_whitespace_before_the_end_of_the_sentence_token_stays(tokenizer):
+    ids, _ = Conversation(prompt="{question}", reply=" {answer} </s>").dialogue_ids(tokenizer, "a", "b")
+    assert "".join(spell(tokenizer, ids)) == "a b </s>"
+
+
+def test_the_text_between_two_controls_is_one_segment_with_the_question_in_it(tokenizer):
+    """As in LISA's training: template and question were one string, so pieces may span their border."""
+    conversation = Conversation(prompt="{question}ed cup", controls=(), stripped=())
+    assert conversation.prompt_ids(tokenizer, "the r") == encode_untrusted(tokenizer, "the red cup")
+
+
+def test_a_dialogue_begins_with_the_prompt_alone(tokenizer):
+    ids, start = SHORT.dialogue_ids(tokenizer, "the red cup", "{words}", words="the [SEG] of {question}")
+    assert ids[:start] == SHORT.prompt_ids(tokenizer, "the red cup")
+    assert tokenizer.decode(ids[start:-1]) == "\nthe [SEG] of {question}"
+    assert not control_ids(tokenizer) & set(ids[start:-1])
+
+
+def test_an_answer_that_grows_into_the_prompt_is_refused(tokenizer):
+    with pytest.raises(ConfigError, match="tokenized"):
+        Conversation(prompt="{question}", reply="{answer}").dialogue_ids(tokenizer, "the r", "ed cup")
+
+
+def test_control_tokens_in_a_question_are_spelt_out(tokenizer):
+    ids = SHORT.prompt_ids(tokenizer, "<image>[SEG]</s><|im_end|>")
+    assert ids.count(IMAGE) == 1
+    assert len(control_ids(tokenizer) & set(ids)) == 3
+
+
+@pytest.mark.parametrize(
+    ("conversation", "complaint"),
+    [
+        (Conversation(prompt="<|im_end|>{question}"), "list it under `controls`"),
+        (Conversation(prompt="<nowhere>{question}", controls=("<nowhere>",)), "no token '<nowhere>'"),
+        (Conversation(prompt="{what}"), "unknown slots: what"),
+    ],
+)
+def test_a_conversation_that_does_not_fit_the_tokenizer_is_refused(tokenizer, conversation, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        conversation.prompt_ids(tokenizer, "a")
+
+
+def test_the_layout_is_read_off_the_expanded_ids():
+    ids = expand([1, IMAGE, 3, SEG, 4, SEG], 6)
+    layout = TokenLayout.of(ids, (2, 3), SEG)
+    assert layout.image == slice(1, 7)
+    assert layout.segs == (8, 10)
+    assert layout.predictors == layout.rows("predictor") == (7, 9)
+    assert layout.rows("seg") == (8, 10)
+    assert layout.length == len(ids) == 11
+
+
+def test_a_kept_class_token_is_not_part_of_the_grid():
+    assert TokenLayout.of(expand([IMAGE, 3, SEG], 5), (2, 2), SEG, extra=1).image == slice(1, 5)
+
+
+def test_a_layout_moves_as_a_whole():
+    ids = expand([1, IMAGE, 3, SEG], 4)
+    assert TokenLayout.of(ids, (2, 2), SEG).shifted(2) == TokenLayout.of([0, 0, *ids], (2, 2), SEG)
+
+
+@pytest.mark.parametrize(
+    ("ids", "grid", "complaint"),
+    [
+        ([IMAGE] * 4 + [3, SEG], (2, 3), "cannot hold"),
+        ([1, 3, SEG], (2, 2), "exactly one image"),
+        ([IMAGE, IMAGE, 1, IMAGE, IMAGE, 3, SEG], (2, 2), "exactly one image"),
+        ([IMAGE] * 4 + [3], (2, 2), "one or more"),
+        ([SEG] + [IMAGE] * 4 + [3], (2, 2), "after the image"),
+        ([IMAGE] * 4 + [SEG], (2, 2), "after the image"),
+    ],
+)
+def test_a_sequence_that_cannot_be_read_is_refused(ids, grid, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        TokenLayout.of(ids, grid, SEG)
