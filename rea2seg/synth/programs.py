@@ -7,6 +7,7 @@ of thing a program selects from.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,7 +96,7 @@ class Ranked:
             return -thing.radius
         if self.key == "distance":
             x, y = _centre(world, self.anchor)
-            return float(((thing.x - x) ** 2 + (thing.y - y) ** 2) ** 0.5)
+            return math.sqrt((thing.x - x) * (thing.x - x) + (thing.y - y) * (thing.y - y))
         return _place(world, thing, self.key)
 
     def _clear(self, low: float, high: float) -> bool:

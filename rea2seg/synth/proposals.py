@@ -44,6 +44,8 @@ def crowd(rng: np.random.Generator, world: World, granularity: Granularity) -> t
 def anchor(rng: np.random.Generator, world: World, kind: str, hidden: Attribute | None = None) -> Anchor | None:
     """A thing of another kind, named by its kind or by colour or texture and kind, never by the hidden attribute."""
     others = [thing for thing in world.things if thing.kind != kind]
+    if not others:
+        return None
     thing = pick(rng, others)
     names = [thing.kind]
     if hidden != "colour":

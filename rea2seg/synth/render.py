@@ -54,8 +54,8 @@ class _Window:
 
     rows: slice
     cols: slice
-    right: Field
-    down: Field
+    right: Float32[np.ndarray, "1 w"]
+    down: Float32[np.ndarray, "h 1"]
     u: Field
     v: Field
 
@@ -89,7 +89,7 @@ def _shade(thing: Thing, window: _Window, light: tuple[float, float], first: Fie
 
 
 def _stamp(
-    thing: Thing, window: _Window, whole: Field, first: Field, ids: UInt8[np.ndarray, "2 h w"]
+    thing: Thing, window: _Window, whole: Field, first: Field, ids: UInt8[np.ndarray, "2 height width"]
 ) -> tuple[int, int]:
     """Write a thing into the instance and part ids; returns the pixels of its two parts."""
     inside = whole < 0
@@ -103,7 +103,12 @@ def _stamp(
 
 
 def _blend(
-    thing: Thing, window: _Window, world: World, whole: Field, first: Field, canvas: Float32[np.ndarray, "3 h w"]
+    thing: Thing,
+    window: _Window,
+    world: World,
+    whole: Field,
+    first: Field,
+    canvas: Float32[np.ndarray, "3 height width"],
 ) -> None:
     """Paint a thing over the canvas with smooth edges."""
     radius = thing.radius * max(canvas.shape[1:])
@@ -169,7 +174,7 @@ def sample_world(rng: np.random.Generator, split: str) -> World:
 
 
 def look(world: World, rendering: Rendering) -> World:
-    """The world as it is seen: every thing's centre is the centre of its visible mask."""
+    """The world as it is seen: its size is that of the pixels, its things are where their visible masks are."""
     ids = rendering.instance_ids.ravel()
     height, width = rendering.instance_ids.shape
     side = max(height, width)
@@ -185,4 +190,4 @@ def look(world: World, rendering: Rendering) -> World:
         )
         for thing in world.things
     )
-    return replace(world, things=things)
+    return replace(world, width=width / side, height=height / side, things=things)

@@ -6,6 +6,7 @@ reaches as far as it likes outside the whole). Only additions, products, compari
 same bits on every processor.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -36,7 +37,7 @@ def _block(u: Field, v: Field, half_width: float, half_height: float) -> Field:
 def _gable(u: Field, v: Field, top: float, bottom: float, half_width: float) -> Field:
     """An upright isosceles triangle."""
     height = bottom - top
-    slope = (height * height + half_width * half_width) ** 0.5
+    slope = math.sqrt(height * height + half_width * half_width)
     side = (np.abs(u) * height - (v - top) * half_width) * (1 / slope)
     field: Field = np.maximum(side, v - bottom)
     return field

@@ -1,0 +1,149 @@
+"""What questions promise: one clear answer, no shortcut, a reasoning that leads to the mask."""
+
+import re
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from rea2seg.synth.descriptions import cell, describe, describe_mask
+from rea2seg.synth.queries import COMPONENTS, Question, propose, questions
+from rea2seg.synth.render import Rendering, look, render, sample_world
+from rea2seg.synth.vocabulary import COLOURS, PARTS, SIZES, TEXTURES
+from rea2seg.synth.worlds import World
+
+ATTRIBUTES = {*COLOURS, *SIZES, *TEXTURES}
+
+
+@cache
+def asked() -> list[tuple[World, Rendering, Question]]:
+    """Questions with the world as it is seen."""
+    rng = np.random.default_rng(11)
+    found = []
+    for _ in range(45):
+        world = sample_world(rng, "train")
+        rendering = render(world)
+        found += [(look(world, rendering), rendering, question) for question in questions(rng, world, rendering, 8)]
+    return found
+
+
+def relational() -> list[tuple[World, Rendering, Question]]:
+    return [entry for entry in asked() if entry[2].category != "attribute"]
+
+
+def test_every_component_asks_in_every_granularity() -> None:
+    assert {question.component for *_, question in asked()} == {component for _, component in COMPONENTS}
+    assert {question.granularity for *_, question in asked()} == {"object", "group", "part"}
+
+
+def test_every_answer_comes_from_execution_and_has_the_wanted_form() -> None:
+    for world, rendering, question in asked():
+        assert question.program.targets(world) == question.target
+        assert (len(question.target) > 1) == (question.granularity == "group")
+        assert (question.part is not None) == (question.granularity == "part")
+        assert question.truth(rendering).any()
+
+
+def test_two_distractors_of_the_same_kind_are_left_out() -> None:
+    for world, _, question in relational():
+        kinds = {world.things[index].kind for index in question.target}
+        assert kinds == {question.program.kind}
+        assert len(world.of_kind(kinds.pop())) - len(question.target) >= 2
+
+
+def test_no_attribute_of_the_target_is_given_away() -> None:
+    for world, _, question in relational():
+        anchor = getattr(question.program, "anchor", None)
+        words = set(re.findall(r"\w+", question.text.replace(anchor.name, "") if anchor else question.text))
+        assert not words & ATTRIBUTES
+        if anchor:
+            named = set(anchor.name.split())
+            fitting = [t for t in world.things if named <= {t.colour, t.texture, t.kind}]
+            assert [thing.index for thing in fitting] == [anchor.index]
+            if question.component == "shared attributes":
+                assert getattr(world.things[anchor.index], question.program.attribute) not in named  # type: ignore[union-attr]
+
+
+def test_the_reasoning_ends_at_the_true_mask() -> None:
+    for world, rendering, question in asked():
+        answer = re.fullmatch(r".*\. answer: (?:(\w+) of )?(.*)\.", question.reasoning)
+        assert answer is not None
+        assert answer[1] == question.part
+        centres = []
+        for index in question.target:
+            rows, cols = rendering.mask(index).nonzero()
+            height, width = rendering.instance_ids.shape
+            column, row = int((cols.mean() + 0.5) / width * 10), int((rows.mean() + 0.5) / height * 10)
+            centres.append("abcdefghij"[column] + str(row))
+        assert sorted(answer[2].split(", ")) == sorted(centres)
+        listed = cell(world, world.things[question.target[0]])
+        assert question.reasoning.count(listed) >= 2
+
+
+def test_a_part_is_a_true_part_of_its_thing() -> None:
+    for world, rendering, question in asked():
+        if question.part is None:
+            continue
+        thing = world.things[question.target[0]]
+        truth, number = question.truth(rendering), PARTS[thing.kind].index(question.part) + 1
+        assert np.array_equal(truth, rendering.mask(thing.index, number))
+        assert truth.sum() >= max(24, 0.6 * rendering.areas[thing.index, number - 1])
+
+
+def test_questions_read_like_english() -> None:
+    for *_, question in asked():
+        assert re.fullmatch(r"[A-Za-z -]+[.?]?|[a-z, -]+", question.text.replace(", ", " ")), question.text
+        assert "  " not in question.text
+        assert question.text[0].isupper() == (question.text[-1] in ".?")
+
+
+def test_questions_of_one_picture_differ_and_keep_to_their_categories() -> None:
+    rng = np.random.default_rng(2)
+    world = sample_world(rng, "train")
+    found = questions(rng, world, render(world), 20, categories=("spatial",))
+    assert {question.category for question in found} == {"spatial"}
+    assert len({question.text for question in found}) == len(found) > 5
+
+
+def test_the_same_generator_asks_the_same() -> None:
+    world = sample_world(np.random.default_rng(3), "train")
+    rendering = render(world)
+    once, again = (questions(np.random.default_rng(4), world, rendering, 10) for _ in range(2))
+    assert once == again
+
+
+@pytest.mark.parametrize("entry", COMPONENTS, ids=lambda entry: entry[1])
+def test_a_picture_of_one_kind_alone_needs_no_anchor(entry: tuple[str, str]) -> None:
+    world = sample_world(np.random.default_rng(6), "train")
+    crowd = max((world.of_kind(thing.kind) for thing in world.things), key=len)
+    alone = replace(world, things=tuple(replace(thing, index=index) for index, thing in enumerate(crowd)))
+    rendering = render(alone)
+    question = propose(np.random.default_rng(0), look(alone, rendering), rendering, entry, "object")
+    assert question is None or getattr(question.program, "anchor", None) is None
+    assert propose(np.random.default_rng(0), replace(alone, things=alone.things[:1]), rendering, entry, "group") is None
+
+
+def test_masks_are_described_by_what_they_cover() -> None:
+    world, rendering, _ = next(
+        entry for entry in asked() if any(thing.kind in PARTS for thing in entry[0].things) and len(entry[0].things) > 6
+    )
+    thing = next(thing for thing in world.things if thing.kind in PARTS)
+    other = next(one for one in world.things if one.index != thing.index)
+    place = f"{thing.kind} {cell(world, thing)}"
+    assert describe_mask(rendering.mask(thing.index), rendering, world) == place
+    handle = describe_mask(rendering.mask(thing.index, 1), rendering, world)
+    assert handle == f"{PARTS[thing.kind][0]} of {place}"
+    both = describe_mask(rendering.mask(thing.index) | rendering.mask(other.index), rendering, world)
+    assert set(both.split(" and ")) == {place, f"{other.kind} {cell(world, other)}"}
+    assert describe_mask(rendering.instance_ids == 0, rendering, world) == "background"
+    assert describe_mask(rendering.instance_ids < 0, rendering, world) == "background"
+    everything = describe_mask(rendering.instance_ids >= 0, rendering, world)
+    assert everything.endswith(" and background")
+
+
+def test_things_are_described_with_their_place() -> None:
+    world, _, _ = asked()[0]
+    thing = world.things[0]
+    texture = "" if thing.texture == "plain" else f"{thing.texture} "
+    assert describe(world, thing) == f"{thing.colour} {texture}{thing.kind} at {cell(world, thing)}"
