@@ -116,6 +116,14 @@ def test_what_is_saved_loads_exactly(parts, tmp_path):
     assert sorted(load_file(tmp_path / "connector.safetensors"))[0] == "text_hidden_fcs.0.0.bias"
 
 
+def test_tied_embeddings_stay_tied_and_are_not_missed(parts, tmp_path):
+    tied = build_mllm(len(parts.tokenizer), tie_word_embeddings=True)
+    Parts(tied, parts.connector, parts.tokenizer).save(tmp_path)
+    loaded = load(tmp_path).mllm
+    assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
+    assert torch.equal(loaded.lm_head.weight, tied.get_input_embeddings().weight)
+
+
 def test_half_precision_weights_load_in_the_precision_asked_for(parts, tmp_path):
     Parts(parts.mllm.half(), parts.connector.half(), parts.tokenizer).save(tmp_path)
     assert load(tmp_path).mllm.dtype == torch.float32

@@ -1,4 +1,6 @@
 import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from rea2seg.errors import ConfigError
 from rea2seg.generator.tokens import IMAGE, Conversation, TokenLayout, control_id, expand
@@ -28,6 +30,34 @@ def test_whitespace_beside_lisas_own_tokens_vanishes_and_elsewhere_stays(tokeniz
     assert "USER:<im_start><image><im_end>where is it? Please" in text
     assert "ASSISTANT: Sure, it is[SEG].</s>" in text
     assert text.startswith("<s>A chat")
+
+
+def sentencepiece_like(marker):
+    """Llama's two ways to write the word marker: the old normalizer, and the later pre-tokenizer."""
+    pieces = ["▁", "U", "S", "E", "R", ":", "i", "t", "s", ".", "P", "l", "e", "a"]
+    merges = [("U", "S"), ("US", "E"), ("USE", "R"), ("▁", "USER"), ("i", "t"), ("▁", "it"), ("i", "s"), ("▁", "is")]
+    merges += [("P", "l"), ("Pl", "e"), ("▁", "Ple")]
+    vocabulary = {piece: index for index, piece in enumerate([*pieces, *("".join(pair) for pair in merges)])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    if marker == "normalizer":
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    tokenizer.add_tokens(["[SEG]", "<im_start>", "<im_end>"])
+    return tokenizer
+
+
+@pytest.mark.parametrize("marker", ["normalizer", "pre_tokenizer"])
+def test_llamas_pieces_are_those_of_lisas_training(marker):
+    """As transformers 4.31's slow tokenizer did it: a word marker for each segment, and no lone one before [SEG]."""
+    tokenizer = sentencepiece_like(marker)
+    controls = ("[SEG]", "<im_start>", "<im_end>")
+    conversation = Conversation("USER: <im_start><image><im_end>\n{question}", "{answer}", controls, controls)
+    ids, _ = conversation.dialogue_ids(tokenizer, "Ple", " it is [SEG].")
+    names = {index: name for name, index in [*tokenizer.get_vocab().items(), *tokenizer.get_added_vocab().items()]}
+    spelt = [{IMAGE: "<image>", **names}[token] for token in ids]
+    assert spelt == ["▁USER", ":", "<im_start>", "<image>", "<im_end>", "▁Ple", "▁it", "▁is", "[SEG]", "▁", "."]
 
 
 def test_whitespace_before_the_end_of_the_sentence_token_stays(tokenizer):
