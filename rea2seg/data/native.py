@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
+from urllib.parse import quote
 
 import numpy as np
 from jaxtyping import Bool
@@ -53,7 +54,7 @@ class NativeDataset:
 def _read_lines(file: Path) -> list[tuple[str, Any]]:
     """Every line that is not blank, with the words to find it again."""
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError as error:
         raise InputError(f"{file} does not exist; a dataset is a folder with images/ and {FILE}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -169,7 +170,7 @@ def write_native(samples: Iterable[Sample], folder: str | Path) -> int:
         (root / "images").mkdir(parents=True, exist_ok=True)
         with unfinished.open("w", encoding="utf-8", newline="\n") as lines:
             for sample in samples:
-                image = f"images/{sample.id}.png"
+                image = f"images/{quote(sample.id, safe='')}.png"
                 pixels = np.ascontiguousarray(sample.image.permute(1, 2, 0).cpu().numpy())
                 Image.fromarray(pixels).save(root / image)
                 lines.write(json.dumps(to_record(sample, image), ensure_ascii=False) + "\n")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -114,6 +115,12 @@ def test_what_is_written_can_be_read_back(tmp_path: Path) -> None:
     assert all(same(dataset[index], sample) for index, sample in enumerate(samples))
     assert len(NativeDataset(tmp_path, "no_target")) == 1
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []
+
+
+def test_an_id_never_leaves_the_folder(tmp_path: Path) -> None:
+    write_native([replace(sgdr_synth("val").sample(0), id="../../a b/ü")], tmp_path / "deep" / "down")
+    assert [path.name for path in tmp_path.rglob("*.png")] == ["..%2F..%2Fa%20b%2F%C3%BC.png"]
+    assert NativeDataset(tmp_path / "deep" / "down")[0].id == "../../a b/ü"
 
 
 GOOD = {"id": "a", "image": "images/val-00000.png", "query": "the star", "segmentation": None}
