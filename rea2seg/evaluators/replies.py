@@ -17,8 +17,9 @@ from rea2seg.evaluators.prompts import EvaluatorTemplate, piece_ids
 from rea2seg.text import encode_untrusted
 
 OPENING, POINT, SEPARATOR, CLOSING = "Scores: [", ".", ", ", "]"
+DIGITS = "0123456789"
 SCORES = re.compile(r"Scores:\s*\[([^\[\]]*)\]")
-NUMBER = re.compile(r"(?:0|1)(?:\.\d+)?")
+NUMBER = re.compile(r"[01](?:\.[0-9]+)?")
 NEAR_ONE = 0.99
 """What the probability of `0.` counts for in the expectation where the model chose `1.00`, its digits being unread."""
 
@@ -52,8 +53,8 @@ class ScoreGrammar:
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> "ScoreGrammar":
         """The grammar in a tokenizer's ids; each digit must be one token."""
-        digits = [encode_untrusted(tokenizer, digit) for digit in "0123456789"]
-        if any(len(ids) != 1 for ids in digits) or len({ids[0] for ids in digits}) != 10:
+        digits = [encode_untrusted(tokenizer, digit) for digit in DIGITS]
+        if any(len(ids) != 1 for ids in digits) or [tokenizer.decode(ids) for ids in digits] != list(DIGITS):
             raise CheckpointError("the tokenizer does not write each digit as one token of its own: scores need that")
         pieces = (tuple(encode_untrusted(tokenizer, text)) for text in (POINT, OPENING, SEPARATOR, CLOSING, "\n"))
         return cls(tuple(ids[0] for ids in digits), *pieces)
@@ -65,6 +66,13 @@ class ScoreGrammar:
             if given not in next(slots, ()):
                 raise ValueError("the ids written so far break the grammar")
         return next(slots, ())
+
+    def forced(self, written: Sequence[int], expected: int) -> list[int]:
+        """The ids that follow `written` without a choice, up to the next digit or the end."""
+        ids: list[int] = []
+        while len(allowed := self.allowed([*written, *ids], expected)) == 1:
+            ids += allowed
+        return ids
 
     def _slots(self, written: Sequence[int], expected: int) -> Iterator[tuple[int, ...]]:
         """The ids allowed at each step, where `written` says which branch was taken."""

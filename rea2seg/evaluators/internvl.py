@@ -1,0 +1,180 @@
+"""InternVL as the evaluator: image, question and a group of binary masks in, one IoU for each mask out.
+
+The image and the question are read once per query; their key-value cache is shared by the groups, whose replies are
+written side by side. Departures from the paper, which processes groups one by one: that batching; numbers under a
+grammar that cannot produce a wrong count; and a read-out by expectation beside the parsed text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from torch import Tensor
+from transformers import InternVLConfig, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from rea2seg.errors import CheckpointError, ConfigError, InputError
+from rea2seg.evaluators.decoding import Reply, Rows, think, write_scores
+from rea2seg.evaluators.prompts import EvaluatorTemplate, control_id, piece_ids, prefix_ids, suffix_ids
+from rea2seg.evaluators.replies import ScoreGrammar, confidence, expected_value, parse_scores, split_numbers
+from rea2seg.evaluators.weights import Precision, load_internvl
+from rea2seg.structures import Candidate, Query, Score
+
+IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Readout = Literal["text", "expected"]
+
+
+def image_pixels(image: UInt8[Tensor, "3 h w"], side: int) -> Float[Tensor, "3 side side"]:
+    """The image stretched to a square tile (bicubic), normalised with ImageNet's mean and deviation."""
+    picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    resized = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
+    return _normalised(torch.from_numpy(resized.copy()).permute(2, 0, 1) / 255)
+
+
+def mask_pixels(masks: Bool[Tensor, "n h w"], side: int) -> Float[Tensor, "n 3 side side"]:
+    """Each mask as a picture, white on black and as grey as a pixel is partly covered, normalised like the image."""
+    pictures = [Image.fromarray(mask) for mask in masks.cpu().numpy().astype(np.uint8) * 255]
+    resized = np.stack([np.asarray(picture.resize((side, side), Image.Resampling.BOX)) for picture in pictures])
+    return _normalised((torch.from_numpy(resized)[:, None] / 255).expand(-1, 3, -1, -1))
+
+
+def tokens_per_tile(config: InternVLConfig, side: int) -> int:
+    """How many tokens the model spends on a square picture of `side` pixels."""
+    cell = round(config.vision_config.patch_size[0] / config.downsample_ratio)
+    if side <= 0 or side % cell:
+        raise ConfigError(f"a side of {side} pixels does not divide into this model's cells of {cell}: take a multiple")
+    return int(side // cell) ** 2
+
+
+class InternVL:
+    """An evaluator on `InternVLForConditionalGeneration`.
+
+    weights: a folder with the model and its tokenizer, as `save_pretrained` writes them. adapter: a PEFT folder.
+    image_side, mask_side: pixels of the squares that the image and each mask are resized to; they and the template must
+    be those of the training. reasoning: let the model think in words first. readout: `expected` takes the expectation
+    of each number over its digits, `text` the number as written.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path,
+        adapter: str | Path | None = None,
+        reasoning: bool = False,
+        readout: Readout = "expected",
+        template: EvaluatorTemplate | None = None,
+        image_side: int = 448,
+        mask_side: int = 448,
+        max_reasoning_tokens: int = 256,
+        device: str = "cpu",
+        precision: Precision = "float32",
+    ) -> None:
+        model, tokenizer = load_internvl(Path(weights), Path(adapter) if adapter else None, precision)
+        sides = (image_side, mask_side)
+        self._seat(model.to(device), tokenizer, reasoning, readout, template, sides, max_reasoning_tokens)
+
+    @classmethod
+    def wrap(
+        cls,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        reasoning: bool = False,
+        readout: Readout = "expected",
+        template: EvaluatorTemplate | None = None,
+        image_side: int = 448,
+        mask_side: int = 448,
+        max_reasoning_tokens: int = 256,
+    ) -> InternVL:
+        """An evaluator around a live model (or its PEFT wrapper), in the mode and on the device it is in."""
+        evaluator = cls.__new__(cls)
+        evaluator._seat(model, tokenizer, reasoning, readout, template, (image_side, mask_side), max_reasoning_tokens)
+        return evaluator
+
+    def _seat(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        reasoning: bool,
+        readout: Readout,
+        template: EvaluatorTemplate | None,
+        sides: tuple[int, int],
+        max_reasoning_tokens: int,
+    ) -> None:
+        self.model, self.tokenizer, self.reasoning, self.readout = model, tokenizer, reasoning, readout
+        self.template = template or EvaluatorTemplate()
+        self.image_side, self.mask_side = sides
+        self.image_tokens, self.mask_tokens = (tokens_per_tile(model.config, side) for side in sides)
+        self.max_reasoning_tokens = max_reasoning_tokens
+        self.grammar = ScoreGrammar.of(tokenizer)
+        self.stops = {piece_ids(tokenizer, self.template, self.template.end)[0], tokenizer.eos_token_id}
+        if control_id(tokenizer, self.template.image_slot) != model.config.image_token_id:
+            raise CheckpointError(f"{self.template.image_slot} of the tokenizer is not the model's image token")
+        self._last_image: tuple[Tensor, Tensor] | None = None
+
+    @torch.inference_mode()
+    def score(self, query: Query, groups: Sequence[Sequence[Candidate]]) -> list[list[Score]]:
+        """One score for each candidate of each group, all groups in one batch."""
+        _check(query, groups)
+        if not groups:
+            return []
+        masks = torch.stack([candidate.mask for group in groups for candidate in group])
+        rows = Rows(self.model, self._read(query), len(groups), self._features(mask_pixels(masks, self.mask_side)))
+        replies = [Reply(len(group), self._start(len(group))) for group in groups]
+        if self.reasoning:
+            think(rows, replies, self.grammar, self.stops, self.max_reasoning_tokens)
+        write_scores(rows, replies, self.grammar)
+        return [self._judge(reply) for reply in replies]
+
+    def _start(self, masks: int) -> list[int]:
+        ids = suffix_ids(self.tokenizer, self.template, masks, self.mask_tokens, self.reasoning)
+        return ids if self.reasoning else [*ids, *self.grammar.opening]
+
+    def _features(self, pixels: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n tokens c"]:
+        features: Tensor = self.model.get_image_features(pixel_values=pixels.to(self.model.device)).pooler_output
+        return features
+
+    def _read(self, query: Query) -> DynamicCache:
+        """The cache of the prefix. The features of the last image are kept, for its other questions."""
+        if self._last_image is None or self._last_image[0] is not query.image:
+            self._last_image = query.image, self._features(image_pixels(query.image, self.image_side)[None])
+        ids = prefix_ids(self.tokenizer, self.template, query.text, self.image_tokens)
+        return self.model(
+            input_ids=torch.tensor([ids], device=self.model.device),
+            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=self._last_image[1])},
+            use_cache=True,
+            logits_to_keep=1,
+        ).past_key_values
+
+    def _judge(self, reply: Reply) -> list[Score]:
+        text = self.tokenizer.decode([*self.grammar.opening, *reply.written])
+        numbers = split_numbers(reply.choices)
+        values = parse_scores(text, reply.masks)
+        if values is not None and self.readout == "expected":
+            values = tuple(expected_value(number) for number in numbers)
+        sure = [confidence(number) for number in numbers]
+        if values is None or not all(map(math.isfinite, (*values, *sure))):
+            return [Score(None, fallback=True)] * reply.masks
+        thought = self.tokenizer.decode(reply.thought, skip_special_tokens=True).strip()
+        return [Score(value, thought, mass) for value, mass in zip(values, sure, strict=True)]
+
+
+def _check(query: Query, groups: Sequence[Sequence[Candidate]]) -> None:
+    for group in groups:
+        if not group:
+            raise InputError("a group to be scored holds no mask")
+        for candidate in group:
+            if tuple(candidate.mask.shape) != query.size:
+                (h, w), (height, width) = candidate.mask.shape, query.size
+                raise InputError(f"a mask of {w} x {h} pixels does not fit its image of {width} x {height}")
+
+
+def _normalised(pixels: Float[Tensor, "*n 3 side side"]) -> Float[Tensor, "*n 3 side side"]:
+    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (IMAGE_MEAN, IMAGE_STD))
+    return (pixels - mean) / std

@@ -1,0 +1,79 @@
+"""From candidates to a ranking: shuffle, group, score, sort."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rea2seg.errors import ConfigError
+from rea2seg.protocols import Evaluator
+from rea2seg.seeding import random_for
+from rea2seg.structures import Candidate, Query, Ranking, Scene, Score
+
+NO_CANDIDATES = "no candidate masks were found"
+
+
+def rank(query: Query, candidates: Sequence[Candidate], evaluator: Evaluator, group: int = 5, seed: int = 0) -> Ranking:
+    """Score shuffled groups, then sort all candidates by score, best first. Groups of five are the paper's."""
+    groups = shuffled_groups(len(candidates), group, seed, query.id)
+    members = [[candidates[index] for index in indices] for indices in groups]
+    scores = [Score(None, fallback=True)] * len(candidates)
+    for indices, judged in zip(groups, evaluator.score(query, members) if members else [], strict=True):
+        # Scores that cannot be told apart belong to nobody: a wrong count fails the group, not the query.
+        if len(judged) == len(indices):
+            for index, score in zip(indices, judged, strict=True):
+                scores[index] = score if _is_usable(score) else replace(score, iou=None, fallback=True)
+    return _sorted(candidates, scores)
+
+
+@dataclass(frozen=True)
+class ByEvaluator:
+    """The pipeline's own selector: an evaluator that judges groups of candidates."""
+
+    evaluator: Evaluator
+    group: int = 5
+    seed: int = 0
+
+    def __call__(self, scene: Scene, candidates: Sequence[Candidate]) -> Ranking:
+        return rank(scene.query, candidates, self.evaluator, self.group, self.seed)
+
+
+def shuffled_groups(count: int, size: int, seed: int, query_id: str) -> list[list[int]]:
+    """The places 0 … count - 1 in random order, in groups of `size`; the last may be short."""
+    if size < 1:
+        raise ConfigError(f"groups of {size} candidates cannot be scored: use 1 or more, the paper uses 5")
+    order = random_for(seed, query_id).sample(range(count), count)
+    return [order[start : start + size] for start in range(0, count, size)]
+
+
+def ranked(
+    candidates: Sequence[Candidate], order: Sequence[int], scores: Sequence[Score], warnings: tuple[str, ...] = ()
+) -> Ranking:
+    """The ranking that puts candidate `order[0]` first; scores are given in the candidates' own order."""
+    if not candidates:
+        warnings = (*warnings, NO_CANDIDATES)
+    in_order = tuple(candidates[index] for index in order)
+    return Ranking(in_order, tuple(scores[index] for index in order), tuple(order), warnings)
+
+
+def best_first(values: Sequence[float], candidates: Sequence[Candidate]) -> list[int]:
+    """Places by falling value, ties by falling quality, then as found; what is not a number comes last."""
+
+    def key(index: int) -> tuple[float, float, int]:
+        return -_or_worst(values[index]), -_or_worst(candidates[index].quality), index
+
+    return sorted(range(len(candidates)), key=key)
+
+
+def _sorted(candidates: Sequence[Candidate], scores: Sequence[Score]) -> Ranking:
+    order = best_first([math.nan if score.iou is None else score.iou for score in scores], candidates)
+    failed = sum(score.fallback for score in scores)
+    told = f"{failed} of {len(scores)} candidates could not be scored: they come last, ordered by SAM's own estimate"
+    return ranked(candidates, order, scores, (told,) if failed else ())
+
+
+def _is_usable(score: Score) -> bool:
+    return not score.fallback and score.iou is not None and math.isfinite(score.iou)
+
+
+def _or_worst(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
