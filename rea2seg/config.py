@@ -1,0 +1,196 @@
+"""A config is an import path and keyword arguments for every seat of the pipeline, in YAML.
+
+    weights: rea2seg://mini                     the root of weights://, unless a person names another
+    note: what a person should know             printed by the commands
+    segmenter: {class_path: rea2seg.segmenters.sam.Sam, init_args: {weights: weights://segmenter}}
+    searches: [{class_path: ...}, ...]
+    selector: {class_path: ..., init_args: {...}}
+    generator: {class_path: ..., init_args: {...}}
+
+`rea2seg://mini` is a folder of the installed package. A config names code to run: use those that you trust.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import yaml  # type: ignore[import-untyped]
+from jsonargparse import ArgumentError, ArgumentParser
+
+from rea2seg.errors import ConfigError
+from rea2seg.protocols import Generator, Search, Selector
+from rea2seg.structures import Embedding, Masks, Prompt
+
+PACKAGE, ROOT = "rea2seg://", "weights://"
+
+
+class AnySegmenter(Protocol):
+    """`Segmenter` for comparing signatures: two spellings of a shaped type are never equal, so one is left open."""
+
+    def encode(self, images: Any) -> list[Embedding]: ...
+
+    def decode(self, embedding: Embedding, prompt: Prompt, multimask: bool) -> Masks: ...
+
+
+@dataclass(frozen=True)
+class Config:
+    """A config whose names, types and paths are checked, and nothing of it loaded. `seats` holds every argument."""
+
+    name: str
+    seats: dict[str, Any]
+    note: str = ""
+
+    def build(self) -> dict[str, Any]:
+        """The seats themselves, by name, with their weights."""
+        parser = _parser()
+        seats: dict[str, Any] = vars(parser.instantiate(parser.parse_object(deepcopy(self.seats))))
+        return seats
+
+    def text(self) -> str:
+        """All arguments as JSON, to tell one config from another."""
+        return json.dumps(self.seats, sort_keys=True, default=str)
+
+
+def load_config(
+    source: str | Path,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    seed: int | None = None,
+    **given: Any,
+) -> Config:
+    """Reads a packaged config by name, or a file by path, and checks it.
+
+    weights: a folder that replaces the config's own root of `weights://`. device: replaces every `device`, except that
+    `auto` replaces `auto` alone, by the machine's own. seed: replaces every `seed`. Any other argument goes to
+    everything in the config that takes one of its name, such as `reasoning`; something must.
+    """
+    name, raw = _read(source)
+    note = str(raw.pop("note", ""))
+    own_root = raw.pop("weights", None)
+    root = str(weights) if weights is not None else own_root
+    seats = _checked(_mapped(raw, lambda value: _resolved(value, root, name)), name)
+    for key, value in given.items():
+        seats, taken = _filled(seats, key, value)
+        if not taken:
+            raise ConfigError(f"config {name}: nothing in it takes {key!r}")
+    if seed is not None:
+        seats, _ = _filled(seats, "seed", seed)
+    chosen = _chosen_device(device)
+    seats, _ = _changed(seats, "device", lambda own: own if device == "auto" and own != "auto" else chosen)
+    return Config(name, _checked(seats, name), note)
+
+
+def config_names() -> list[str]:
+    """The names of the packaged pipelines."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _packaged().iterdir() if entry.name.endswith(".yaml"))
+
+
+def package_path(address: str) -> Path:
+    """The place on disk of `rea2seg://folder/file`, which lies inside the installed package."""
+    return Path(str(files("rea2seg"))).joinpath(*address.removeprefix(PACKAGE).split("/"))
+
+
+def _packaged() -> Any:
+    try:
+        return files("rea2seg.configs")
+    except ModuleNotFoundError:  # a source tree that is not installed
+        return Path(__file__).parents[1] / "configs"
+
+
+def _read(source: str | Path) -> tuple[str, dict[str, Any]]:
+    """The config's name and its content."""
+    path = Path(source)
+    by_path = path.suffix in {".yaml", ".yml"} or len(path.parts) != 1
+    if not by_path and path.name not in config_names():
+        known = ", ".join(config_names())
+        raise ConfigError(f"no config is called {str(source)!r}: give the path of a YAML file, or one of {known}")
+    place = path if by_path else _packaged() / f"{path.name}.yaml"
+    try:
+        content = yaml.safe_load(place.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config {str(source)!r} cannot be read: {error.strerror or error}") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"config {str(source)!r} is not YAML in UTF-8: {_one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"config {str(source)!r} holds no keys")
+    return path.stem, content
+
+
+def _resolved(value: Any, root: Any, name: str) -> Any:
+    """The one place where addresses of weights become paths; they must exist."""
+    if not isinstance(value, str) or not value.startswith((PACKAGE, ROOT)):
+        return value
+    if value.startswith(ROOT):
+        if root is None:
+            raise ConfigError(f"config {name} comes without weights: give their folder with --weights DIR")
+        value = f"{root}/{value.removeprefix(ROOT)}"
+    path = package_path(value) if value.startswith(PACKAGE) else Path(value)
+    if not path.exists():
+        raise ConfigError(f"config {name}: the weights {str(path)!r} do not exist; --weights DIR names another folder")
+    return str(path)
+
+
+def _mapped(node: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(node, dict):
+        return {key: _mapped(value, change) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_mapped(value, change) for value in node]
+    return change(node)
+
+
+def _changed(node: Any, key: str, change: Callable[[Any], Any]) -> tuple[Any, int]:
+    """The config with every argument of that name changed, and how many there are."""
+    if isinstance(node, list):
+        items = [_changed(item, key, change) for item in node]
+        return [item for item, _ in items], sum(count for _, count in items)
+    if not isinstance(node, dict):
+        return node, 0
+    named = {name: (change(item), 1) if name == key else _changed(item, key, change) for name, item in node.items()}
+    return {name: item for name, (item, _) in named.items()}, sum(count for _, count in named.values())
+
+
+def _filled(node: Any, key: str, value: Any) -> tuple[Any, int]:
+    return _changed(node, key, lambda _: value)
+
+
+def _chosen_device(device: str) -> str:
+    """The device asked for, if this machine has it; `auto` prefers CUDA."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ConfigError(f"{device!r} is not a device: use auto, cpu or cuda") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("this machine has no CUDA device that PyTorch can use: leave the device out, or use cpu")
+    return device
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--segmenter", type=AnySegmenter, required=True)
+    parser.add_argument("--searches", type=list[Search], required=True)
+    parser.add_argument("--selector", type=Selector, required=True)
+    parser.add_argument("--generator", type=Generator)
+    return parser
+
+
+def _checked(seats: dict[str, Any], name: str) -> dict[str, Any]:
+    """Every argument of every seat, defaults included; misspelt keys and classes that do not fit are errors."""
+    try:
+        checked: dict[str, Any] = _parser().parse_object(deepcopy(seats)).as_dict()
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ConfigError(f"config {name}: {_one_line(error)}") from error
+    return checked
+
+
+def _one_line(error: Exception) -> str:
+    """The message up to the general advice that jsonargparse appends."""
+    return " ".join(str(error).split("Subclass types expect")[0].split())

@@ -1,0 +1,99 @@
+"""Rea2Seg: a question about an image becomes a scene, the scene candidate masks, and these a ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rea2seg.config import load_config
+from rea2seg.generator.seeds import cells_of
+from rea2seg.images import load_image
+from rea2seg.protocols import Generator, Search, Segmenter, Selector
+from rea2seg.structures import Candidate, Embedding, Grounding, Prompt, Query, Ranking, Scene
+from rea2seg.text import clean_question
+
+
+@dataclass(frozen=True, eq=False)
+class Rea2Seg:
+    """The pipeline: four seats, and the order in which they speak. Ablations are shorter lists of searches."""
+
+    segmenter: Segmenter
+    searches: Sequence[Search]
+    selector: Selector
+    generator: Generator | None = None
+
+    @classmethod
+    def from_config(cls, config: str | Path = "mini", weights: str | Path | None = None, **given: Any) -> Rea2Seg:
+        """The pipeline of a packaged config or a YAML file; for the arguments see `rea2seg.config.load_config`."""
+        return cls(**load_config(config, weights, **given).build())
+
+    def __call__(self, image: str | Path | Image.Image | np.ndarray, query: str) -> Ranking:
+        """All candidate masks for a question about an image, best first."""
+        return self.many(image, [query])[0]
+
+    def many(self, image: str | Path | Image.Image | np.ndarray, queries: Sequence[str]) -> list[Ranking]:
+        """A ranking for each question about one image, which the segmenter encodes once."""
+        pixels = load_image(image)
+        asked = [Query(pixels, clean_question(text)) for text in queries]
+        embedding = self.encode(asked[0]) if asked else None
+        return [self.answer(query, embedding) for query in asked]
+
+    def answer(self, query: Query, embedding: Embedding | None = None) -> Ranking:
+        """Discover candidates, then compare them."""
+        scenes = self.scenes(query, embedding)
+        return self.rank(scenes, [candidate for scene in scenes for candidate in self.candidates(scene)])
+
+    @torch.no_grad()
+    def encode(self, query: Query) -> Embedding:
+        """The image as the segmenter sees it, for every question about it."""
+        return self.segmenter.encode([query.image])[0]
+
+    @torch.no_grad()
+    def scenes(self, query: Query, embedding: Embedding | None = None) -> list[Scene]:
+        """What the generator grounds and the segmenter first makes of it: one scene for each target it names."""
+        embedding = embedding or self.encode(query)
+        if self.generator is None:
+            return [Scene(query, embedding)]
+        scenes = []
+        for grounding in each_target(self.generator.ground([query])[0]):
+            initial = self.segmenter.decode(embedding, Prompt(token=grounding.token), multimask=False)
+            scenes.append(Scene(query, embedding, grounding, initial))
+        return scenes
+
+    @torch.no_grad()
+    def candidates(self, scene: Scene) -> list[Candidate]:
+        """The masks of all searches, in their order."""
+        return [candidate for search in self.searches for candidate in search(scene, self.segmenter)]
+
+    @torch.no_grad()
+    def rank(self, scenes: Sequence[Scene], candidates: Sequence[Candidate]) -> Ranking:
+        """The selector's order of the candidates of one question, with every warning so far."""
+        ranking = self.selector(scenes[0], candidates)
+        told = [warning for scene in scenes for warning in warnings_about(scene)]
+        return replace(ranking, warnings=(*dict.fromkeys(told), *ranking.warnings))
+
+
+def each_target(grounding: Grounding) -> list[Grounding]:
+    """One grounding for each `[SEG]` of a reply."""
+    count = len(grounding.token)
+    return [
+        replace(grounding, token=grounding.token[i, None], attention=grounding.attention[i, None]) for i in range(count)
+    ]
+
+
+def warnings_about(scene: Scene) -> list[str]:
+    """What keeps the searches that start from attention from finding anything, after the generator's own remarks."""
+    if scene.grounding is None:
+        return []
+    told = list(scene.grounding.flags)
+    if not scene.grounding.attention.isfinite().all():
+        told.append("the attention map holds numbers that are not finite: only the prompt itself was searched")
+    elif cells_of(scene) is None:
+        told.append("the attention map gives no seeds on the image: only the prompt itself was searched")
+    return told
