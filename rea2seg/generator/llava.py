@@ -128,7 +128,7 @@ def _load_connector(file: Path, hidden: int) -> Connector:
     }
     _refuse_misfits(file, report)
     connector.load_state_dict(state)
-    return connector.float()
+    return connector
 
 
 def _refuse_misfits(source: Path, report: dict[str, Any]) -> None:
