@@ -41,13 +41,16 @@ class Rows:
         if layer not in self._pending:
             return
         local = self._wanted - first
-        # Gradient checkpointing, and the look-ahead of `generate` on some devices, run a layer twice on the same token.
-        here = (local >= 0) & (local < query.shape[2]) & self._pending[layer]
+        here = (local >= 0) & (local < query.shape[2])
         if not here.any():
             return
         local = local.clamp(0, query.shape[2] - 1).expand(len(query), -1)
         weights = row_weights(query, key, local.to(query.device), mask, scaling)
         weights = weights * here.to(query.device)[..., None, None]
+        # Gradient checkpointing, and the look-ahead of `generate` on some devices, run a layer twice on the same token.
+        # The first run counts; checkpointing wants the second computed all the same.
+        if not (here & self._pending[layer]).any():
+            return
         if layer in self.layers:
             earlier = self.layers[layer]
             weights = weights + nn.functional.pad(earlier, (0, weights.shape[-1] - earlier.shape[-1]))
@@ -71,7 +74,8 @@ _PROBE: ContextVar[Rows | None] = ContextVar("rea2seg_probe", default=None)
 def probe(layers: Collection[int], rows: Int[Tensor, "batch rows"]) -> Iterator[Rows]:
     """Collects the attention of `rows`, absolute positions in the keys, while models run inside the `with` block.
 
-    Works in a single forward pass and, with a growing cache, in `generate`. Layers count from 0.
+    Works in a single forward pass and, with a growing cache, in `generate`. Layers count from 0. The rows carry
+    gradients where these are enabled; under gradient checkpointing the backward pass belongs inside the block too.
     """
     found = Rows(layers, rows)
     token = _PROBE.set(found)
@@ -138,8 +142,7 @@ def _probed_sdpa(
         # A preallocated cache is longer than what it holds; its prefill comes without a mask and starts at 0.
         first = 0 if attention_mask is None and queries > 1 else keys - queries
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        with torch.no_grad():
-            found.record(int(module.layer_idx), query, key, attention_mask, first, scale)
+        found.record(int(module.layer_idx), query, key, attention_mask, first, scale)
     return output, None
 
 

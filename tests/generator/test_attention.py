@@ -123,14 +123,27 @@ def test_weights_are_float32_and_complete_in_half_precision():
     assert_close(found.layers[2].sum(-1), torch.ones(2, 2, 4))
 
 
-def test_a_layer_run_twice_for_gradient_checkpointing_counts_once():
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_flow_through_the_rows(checkpointing):
+    """Training may put a loss on attention. Checkpointing runs each layer twice; the rows must count once."""
     mllm = build_mllm(64).train()
-    mllm.gradient_checkpointing_enable()
     enable(mllm)
+    if checkpointing:
+        mllm.gradient_checkpointing_enable()
     embeddings = EMBEDDINGS.clone().requires_grad_()
     with probe(LAYERS, ROWS) as found:
-        last_hidden(mllm, embeddings).sum().backward()
+        last_hidden(mllm, embeddings)
+        assert_close(found.layers[0].sum(-1), torch.ones(2, 2, 4))
+        torch.stack([found.layers[layer][..., :4] for layer in LAYERS]).square().sum().backward()
     assert_close(found.layers[0].sum(-1), torch.ones(2, 2, 4))
+
+    whole = EMBEDDINGS.clone().requires_grad_()
+    mllm.gradient_checkpointing_disable()
+    mllm.set_attn_implementation({"text_config": "eager"})
+    matrices = mllm.get_decoder()(inputs_embeds=whole, output_attentions=True).attentions
+    loss = [matrices[layer][index, :, ROWS[index], :4].square().sum() for layer in LAYERS for index in range(2)]
+    torch.stack(loss).sum().backward()
+    assert_close(embeddings.grad, whole.grad, atol=1e-5, rtol=1e-4)
 
 
 def test_an_unprobed_model_is_an_error_and_not_an_empty_map():
