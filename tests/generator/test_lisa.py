@@ -10,6 +10,7 @@ from rea2seg.generator.attention import probe
 from rea2seg.generator.lisa import Lisa
 from rea2seg.generator.llava import Connector, Parts, cell_map, clip_pixels, embed, image_features, last_hidden
 from rea2seg.generator.tokens import TokenLayout, expand
+from rea2seg.protocols import Generator
 from rea2seg.structures import Query
 from tests.generator.conftest import SHORT, build_mllm
 
@@ -56,7 +57,7 @@ def teach(lisa, answers):
 
 
 def test_it_fits_its_seat(build):
-    seat = build()
+    seat: Generator = build()
     groundings = seat.ground(QUERIES)
     assert len(groundings) == 3
     for grounding, query in zip(groundings, QUERIES, strict=True):
@@ -237,7 +238,7 @@ generator:
     )
     parser = jsonargparse.ArgumentParser()
     parser.add_argument("--config", action="config")
-    parser.add_argument("--generator", type=Lisa)
+    parser.add_argument("--generator", type=Generator)
     lisa = parser.instantiate_classes(parser.parse_args(["--config", str(tmp_path / "config.yaml")])).generator
     assert_same(lisa.ground(QUERIES)[0], build().ground(QUERIES)[0])
 
