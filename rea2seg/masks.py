@@ -35,7 +35,7 @@ def decode_rle(rle: Mapping[str, Any]) -> Bool[Tensor, "h w"]:
     try:
         height, width = (int(length) for length in rle["size"])
         counts = rle["counts"]
-        runs = np.array(counts, np.int64) if isinstance(counts, list) else _runs(counts)
+        runs = _runs(counts) if isinstance(counts, str | bytes) else np.array(counts, np.int64)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"a mask is not a COCO run-length encoding of size and counts: {error}") from error
     if runs.ndim != 1 or (runs < 0).any() or min(height, width) < 1 or runs.sum() != height * width:

@@ -28,6 +28,8 @@ from rea2seg.errors import CheckpointError
 from rea2seg.structures import Canvas, Embedding, Masks, Prompt
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+SINGLE, MULTI = range(1), range(1, 4)
+"""The mask tokens of SAM: 0 answers an unambiguous prompt, 1 to 3 the readings of an ambiguous one."""
 
 
 @dataclass(frozen=True)
@@ -183,9 +185,9 @@ def decode_prompts(
     decoder: MaskDecoder,
     features: Float[Tensor, "#n c rows cols"],
     prompt: Prompt,
-    multimask: bool,
+    wanted: range,
 ) -> tuple[Float[Tensor, "n k h w"], Float[Tensor, "n k"]]:
-    """Low-resolution logits and IoU estimates of n prompts in canvas pixels: 3 masks each, or 1.
+    """Low-resolution logits and IoU estimates of n prompts in canvas pixels, for the wanted mask tokens.
 
     `features` is one image for all prompts, or one image for each. Follows `MaskDecoder.predict_masks`, but leaves the
     repetition over prompts to broadcasting: the first layer's keys and values are then computed once.
@@ -196,7 +198,6 @@ def decode_prompts(
     image = features + dense
     hidden, image_out = decoder.transformer(image, encoder.get_dense_pe(), tokens)
     upscaled = decoder.output_upscaling(image_out.transpose(1, 2).unflatten(2, image.shape[2:]))
-    wanted = range(1, decoder.num_mask_tokens) if multimask else range(1)
     kernels = torch.stack([decoder.output_hypernetworks_mlps[i](hidden[:, 1 + i]) for i in wanted], dim=1)
     lowres = (kernels @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])
     quality = decoder.iou_prediction_head(hidden[:, 0])
@@ -249,7 +250,8 @@ class Sam:
         decoder = self.model.mask_decoder if prompt.token is None else self.token_decoder
         prompt = _moved(on_canvas(prompt, embedding.canvas), embedding.features)
         features = embedding.features[None]
-        lowres, quality = decode_prompts(self.model.prompt_encoder, decoder, features, prompt, multimask)
+        wanted = MULTI if multimask else SINGLE
+        lowres, quality = decode_prompts(self.model.prompt_encoder, decoder, features, prompt, wanted)
         return Masks(lowres, quality, embedding.canvas)
 
 
