@@ -1,0 +1,198 @@
+"""Three pictures of a result: the best masks on the image, all candidates, and where the MLLM looked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from rea2seg.drawing import (
+    FAINT,
+    INK,
+    PAPER,
+    RANKS,
+    SOURCES,
+    Colour,
+    font,
+    headline,
+    heat,
+    label,
+    label_places,
+    luminance,
+    mask_at,
+    on_pixels,
+    outlined,
+    picture_at,
+    stacked,
+    tinted,
+    view_size,
+    write,
+)
+from rea2seg.structures import Candidate, CellMap, Query, Ranking, Score
+
+NARROWEST = 640
+"""Width in pixels that a legend needs."""
+TILE, COLUMNS = 240, 5
+RADIUS = 13
+
+
+def overlay(query: Query, ranking: Ranking, top_k: int = 3) -> Image.Image:
+    """The top K masks over the image, numbered, the first one filled; a legend below."""
+    size = view_size(query.size)
+    best = ranking.top(top_k)
+    masks = [mask_at(candidate.mask, size) for candidate in best]
+    colours = [RANKS[place % len(RANKS)] for place in range(len(best))]
+    pixels = picture_at(query.image, size)
+    if masks:
+        pixels = tinted(pixels, masks[0], colours[0], 0.35)
+    # The first mask last and with the thinnest line: where masks coincide, the others' lines show around it.
+    for place in reversed(range(len(best))):
+        pixels = outlined(pixels, masks[place], colours[place], 3 + 3 * min(place, 3))
+    page = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(page)
+    for place, (point, beside) in enumerate(label_places(masks, RADIUS)):
+        label(draw, point, beside, str(place + 1), colours[place], RADIUS)
+    lines = [_line(place + 1, *judged) for place, judged in enumerate(_judged(ranking)[:top_k])]
+    width = max(size[1], NARROWEST)
+    return stacked([headline(query.text, width), page, _legend(list(zip(colours, lines, strict=True)), width)])
+
+
+def contact_sheet(query: Query, ranking: Ranking) -> Image.Image:
+    """Every candidate, best first: what lies inside it, its rank, score, source and the segmenter's own estimate."""
+    tiles = [_tile(query.image, place + 1, *judged) for place, judged in enumerate(_judged(ranking))]
+    width = max([COLUMNS * (TILE + 12) - 12, NARROWEST])
+    parts = [headline(query.text, width), _source_legend([c.source for c in ranking.candidates], width)]
+    for start in range(0, len(tiles), COLUMNS):
+        row = tiles[start : start + COLUMNS]
+        strip = Image.new("RGB", (width, row[0].height), PAPER)
+        for column, tile in enumerate(row):
+            strip.paste(tile, (column * (TILE + 12), 0))
+        parts.append(strip)
+    return stacked(parts)
+
+
+def attention_map(
+    query: Query,
+    attention: Float[Tensor, "rows cols"],
+    cells: CellMap,
+    points: Float[Tensor, "p 2"],
+    chosen: Sequence[tuple[float, float]] = (),
+) -> Image.Image:
+    """The prompt token's attention over a grey image, seed points as dots, those behind candidates ringed.
+
+    Colours run from 0 to the 98th percentile, since single tokens often draw attention that says nothing of the image.
+    """
+    size = view_size(query.size)
+    values = attention.detach().float().cpu()
+    finite = bool(values.isfinite().all())
+    top = float(values.quantile(0.98)) or float(values.max()) if finite else 0.0
+    shown = cells.to_image((values / top).clamp(0, 1) if top > 0 else torch.zeros_like(values), query.size)
+    seen = cells.to_image(torch.full_like(values, float(finite)), query.size)
+    grey = luminance(picture_at(query.image, size)).astype(np.float32)
+    level, view = on_pixels(shown, size), on_pixels(seen, size)
+    strength = (view * (0.2 + 0.6 * level))[..., None]
+    warm = heat(level).astype(np.float32)
+    page = Image.fromarray((grey * 0.9 * (1 - strength) + warm * strength).round().astype(np.uint8))
+    scale = size[1] / query.size[1], size[0] / query.size[0]
+    _draw_seeds(ImageDraw.Draw(page), points.tolist(), chosen, scale)
+    width = max(size[1], NARROWEST)
+    note = "" if finite else "the attention holds numbers that are not finite: nothing to show"
+    return stacked([headline(query.text, width), page, _heat_legend(top, bool((seen == 0).any()), note, width)])
+
+
+def _judged(ranking: Ranking) -> list[tuple[Candidate, Score]]:
+    return list(zip(ranking.candidates, ranking.scores, strict=True))
+
+
+def _score(score: Score) -> str:
+    if score.fallback:
+        return "not scored"
+    return "no score" if score.iou is None else f"score {score.iou:.3f}"
+
+
+def _line(rank: int, candidate: Candidate, score: Score) -> str:
+    share = 100 * float(candidate.mask.float().mean())
+    return (
+        f"{rank}   {_score(score)}   {candidate.source}   quality {candidate.quality:.2f}   {share:.1f}% of the image"
+    )
+
+
+def _legend(rows: Sequence[tuple[Colour, str]], width: int) -> Image.Image:
+    strip = Image.new("RGB", (width, max(1, len(rows)) * 28), PAPER)
+    draw = ImageDraw.Draw(strip)
+    if not rows:
+        draw.text((0, 2), "no candidate masks were found", INK, font(18))
+    for row, (colour, text) in enumerate(rows):
+        draw.rectangle((0, row * 28 + 2, 22, row * 28 + 22), colour, INK)
+        draw.text((34, row * 28 + 1), text, INK, font(18))
+    return strip
+
+
+def _source_legend(sources: Sequence[str], width: int) -> Image.Image:
+    strip = Image.new("RGB", (width, 26), PAPER)
+    draw, left = ImageDraw.Draw(strip), 0.0
+    for source in dict.fromkeys(sources):
+        draw.rectangle((left, 2, left + 22, 22), SOURCES[source], INK)
+        draw.text((left + 30, 1), source, INK, font(18))
+        left += 60 + font(18).getlength(source)
+    caption = "+ seed point" if "attention" in sources else ""
+    draw.text((left, 1), caption if sources else "no candidate masks were found", INK, font(18))
+    return strip
+
+
+def _tile(image: UInt8[Tensor, "3 h w"], rank: int, candidate: Candidate, score: Score) -> Image.Image:
+    scale = TILE / max(image.shape[1:])
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[2] * scale))
+    mask, colour = mask_at(candidate.mask, size), SOURCES[candidate.source]
+    faded = tinted(luminance(picture_at(image, size)), ~mask, PAPER, 0.45)
+    pixels = np.where(mask[..., None], picture_at(image, size), faded)
+    shown = Image.fromarray(outlined(pixels, mask, colour, 2))
+    tile = Image.new("RGB", (TILE, size[0] + 50), PAPER)
+    tile.paste(shown, ((TILE - size[1]) // 2, 0))
+    draw = ImageDraw.Draw(tile)
+    if candidate.seed_xy is not None:
+        x, y = (TILE - size[1]) // 2 + candidate.seed_xy[0] * scale, candidate.seed_xy[1] * scale
+        write(draw, (x, y), "+", 22, "mm")
+    draw.rectangle((0, size[0] + 4, TILE - 1, size[0] + 9), colour)
+    draw.text((0, size[0] + 11), f"{rank}   {_score(score)}", INK, font(17))
+    draw.text((0, size[0] + 31), f"{candidate.source}   quality {candidate.quality:.2f}", FAINT, font(14))
+    return tile
+
+
+def _draw_seeds(
+    draw: ImageDraw.ImageDraw,
+    points: Sequence[Sequence[float]],
+    chosen: Sequence[tuple[float, float]],
+    scale: tuple[float, float],
+) -> None:
+    for radius, places in ((4, points), (9, chosen)):
+        for x, y in places:
+            left, top = x * scale[0], y * scale[1]
+            box = (left - radius, top - radius, left + radius, top + radius)
+            if radius == 4:
+                draw.ellipse(box, PAPER, INK, 2)
+            else:
+                draw.ellipse((box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1), outline=INK, width=5)
+                draw.ellipse(box, outline=SOURCES["core"], width=3)
+
+
+def _heat_legend(top: float, hides: bool, note: str, width: int) -> Image.Image:
+    strip = Image.new("RGB", (width, 60), PAPER)
+    draw = ImageDraw.Draw(strip)
+    if note:
+        draw.text((0, 2), note, INK, font(18))
+        return strip
+    strip.paste(Image.fromarray(np.tile(heat(np.linspace(0, 1, 200)), (20, 1, 1))), (24, 2))
+    draw.text((0, 1), "0", INK, font(18))
+    draw.text((232, 1), f"attention {top:.2g} and above", INK, font(18))
+    _draw_seeds(draw, [(8.0, 45.0)], [], (1.0, 1.0))
+    draw.text((24, 33), "seed point", INK, font(18))
+    _draw_seeds(draw, [(160.0, 45.0)], [(160.0, 45.0)], (1.0, 1.0))
+    draw.text((178, 33), "seed of a candidate", INK, font(18))
+    if hides:
+        draw.text((380, 33), "grey: outside the MLLM's view", INK, font(18))
+    return strip
