@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from rea2seg.segmenters.sam import resized_shape, resize_to
+from rea2seg.structures import Prompt
 from rea2seg.synth.render import Rendering
 from rea2seg.synth.vocabulary import PARTS as KINDS_WITH_PARTS
 from rea2seg.synth.worlds import World
@@ -79,7 +80,8 @@ def box_of(where: Bool[np.ndarray, "h w"], jitter: Float[np.ndarray, " 4"]) -> F
 class PromptBatch(Movable):
     """n prompts on each of b scenes; coordinates in pixels of the segmenter's canvas.
 
-    `targets` holds eight masks a prompt: the single mask and the three levels of the first decode, then of the second.
+    `targets` holds eight masks a prompt: the single mask and the three levels of the first decode, then of the second, which takes place
+    if `refine`.
     """
 
     images: UInt8[Tensor, "b 3 side side"]
@@ -90,7 +92,19 @@ class PromptBatch(Movable):
     boxes: Float[Tensor, "b n 4"]
     second_points: Float[Tensor, "b n q 2"]
     second_labels: Int[Tensor, "b n q"]
+    refine: bool
     targets: Targets
+
+    def first(self) -> Prompt:
+        """The prompts of the first decode, scene after scene."""
+        if self.kind == "box":
+            return Prompt(box=self.boxes.flatten(0, 1))
+        return Prompt(points=self.first_points.flatten(0, 1), labels=self.first_labels.flatten(0, 1))
+
+    def second(self, logits: Float[Tensor, "bn 1 h w"]) -> Prompt:
+        """The prompts of the second decode, with the low-resolution logits of the first."""
+        points, labels = self.second_points.flatten(0, 1), self.second_labels.flatten(0, 1)
+        return Prompt(points=points, labels=labels, mask=logits)
 
 
 def draw_prompt(
@@ -131,7 +145,7 @@ def draw_batch(
     drawn = [draw_scene(rng, prompts, side, cells, split, kind, sizes) for _ in range(scenes)]
     stacked = {name: torch.from_numpy(np.stack([scene[name] for scene in drawn])) for name in drawn[0]}
     targets = Targets(stacked.pop("lattice"), stacked.pop("shift"), stacked.pop("table"))
-    return PromptBatch(kind=kind, targets=targets, **stacked)
+    return PromptBatch(kind=kind, refine=bool(rng.random() < 0.5), targets=targets, **stacked)
 
 
 def draw_scene(

@@ -2,8 +2,8 @@
 
     python -m training.segmenter fit --config configs/train/segmenter.yaml
 
-Two decodes a step: the first from one point, a few points or a box, the second from more points, a background point and
-the logits of the first. Mask losses are SAM's focal : dice = 20 : 1, and the quality head learns the IoU.
+Up to two decodes a step: the first from one point, a few points or a box, the second (every other step) from more
+points, a background point and the logits of the first. Mask losses are SAM's focal : dice = 20 : 1, and the quality head learns the IoU.
 """
 
 from functools import partial
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int, UInt8
 from lightning import LightningModule
+from segment_anything.modeling import Sam
 from torch import Tensor
 
 from rea2seg.segmenters.sam import SamConfig, build_sam, decode_prompts, save_sam
@@ -33,7 +34,7 @@ class PromptedScenes(Stream):
 
     def __init__(
         self,
-        scenes: int = 8,
+        scenes: int = 6,
         prompts: int = 8,
         side: int = 192,
         cells: int = 64,
@@ -44,6 +45,30 @@ class PromptedScenes(Stream):
         draw = partial(draw_batch, scenes=scenes, prompts=prompts, side=side, cells=cells)
         train, val = (partial(draw, split=split) for split in ("train", "val"))
         super().__init__(train, val, seed, workers, val_batches)
+
+
+def encode_canvas(
+    sam: Sam, images: UInt8[Tensor, "b 3 side side"], resized: Int[Tensor, "b 2"]
+) -> Float[Tensor, "b c rows cols"]:
+    """Embeddings of pictures that lie in the corner of the canvas; what is outside them is zero after normalisation."""
+    side = torch.arange(images.shape[-1], device=images.device)
+    inside = (side < resized[:, :1])[:, None, :, None] & (side < resized[:, 1:])[:, None, None]
+    encoded: Tensor = sam.image_encoder((images - sam.pixel_mean) / sam.pixel_std * inside)
+    return encoded
+
+
+def compare(
+    logits: Float[Tensor, "n 4 h w"], quality: Float[Tensor, "n 4"], truth: Bool[Tensor, "n 4 h w"], name: str
+) -> dict[str, Tensor]:
+    """The parts of the loss of one decode, and its mean IoUs under `name`."""
+    iou = lattice_iou(logits, truth)
+    return {
+        "focal": mask_focal(logits, truth).mean(),
+        "dice": mask_dice(logits, truth).mean(),
+        "quality": (quality - iou).square().mean(),
+        f"iou/{name}": iou[:, 0].mean(),
+        f"iou/{name}_levels": iou[:, 1:].mean(),
+    }
 
 
 class SegmenterStage(LightningModule):
@@ -58,10 +83,7 @@ class SegmenterStage(LightningModule):
 
     def features(self, batch: PromptBatch) -> Float[Tensor, "bn c rows cols"]:
         """The image embedding of every prompt's scene."""
-        pixels = (batch.images - self.sam.pixel_mean) / self.sam.pixel_std
-        side = torch.arange(pixels.shape[-1], device=pixels.device)
-        inside = (side < batch.resized[:, :1])[:, None, :, None] & (side < batch.resized[:, 1:])[:, None, None]
-        encoded = self.sam.image_encoder(pixels * inside)
+        encoded = encode_canvas(self.sam, batch.images, batch.resized)
         return encoded.repeat_interleave(batch.targets.table.shape[1], dim=0)
 
     def decode(self, features: Tensor, prompt: Prompt) -> tuple[Float[Tensor, "bn 4 h w"], Float[Tensor, "bn 4"]]:
@@ -70,31 +92,16 @@ class SegmenterStage(LightningModule):
         return lowres.float(), quality.float()
 
     def losses(self, batch: PromptBatch) -> dict[str, Tensor]:
-        """The parts of the loss, and the mean IoUs of both decodes for the log."""
+        """The parts of the loss, and for the log the mean IoUs of the single mask and of the three levels."""
         features, truth = self.features(batch), batch.targets.masks().flatten(0, 1)
-        if batch.kind == "box":
-            first = Prompt(box=batch.boxes.flatten(0, 1))
-        else:
-            first = Prompt(points=batch.first_points.flatten(0, 1), labels=batch.first_labels.flatten(0, 1))
-        lowres, quality = self.decode(features, first)
-        again = Prompt(
-            points=batch.second_points.flatten(0, 1),
-            labels=batch.second_labels.flatten(0, 1),
-            mask=lowres[:, :1].detach(),
-        )
-        lowres_again, quality_again = self.decode(features, again)
         shift = batch.targets.shift.repeat_interleave(batch.targets.table.shape[1], dim=0)
-        logits = at_lattice(torch.cat([lowres, lowres_again], dim=1), shift, truth.shape[-1])
-        iou = lattice_iou(logits, truth)
-        return {
-            "focal": mask_focal(logits, truth).mean(),
-            "dice": mask_dice(logits, truth).mean(),
-            "quality": (torch.cat([quality, quality_again], dim=1) - iou).square().mean(),
-            f"iou/{batch.kind}": iou[:, 0].mean(),
-            f"iou/{batch.kind}_levels": iou[:, 1:4].mean(),
-            "iou/refined": iou[:, 4].mean(),
-            "iou/refined_levels": iou[:, 5:].mean(),
-        }
+        lowres, quality = self.decode(features, batch.first())
+        parts = compare(at_lattice(lowres, shift, truth.shape[-1]), quality, truth[:, :4], batch.kind)
+        if not batch.refine:
+            return parts
+        lowres, quality = self.decode(features, batch.second(lowres[:, :1].detach()))
+        again = compare(at_lattice(lowres, shift, truth.shape[-1]), quality, truth[:, 4:], "refined")
+        return {**parts, **again, **{name: (parts[name] + again[name]) / 2 for name in WEIGHTS}}
 
     def training_step(self, batch: PromptBatch, index: int) -> Tensor:
         parts = self.losses(batch)
@@ -103,7 +110,6 @@ class SegmenterStage(LightningModule):
 
     def validation_step(self, batch: PromptBatch, index: int) -> None:
         parts = {f"val/{name}": value for name, value in self.losses(batch).items()}
-        parts["val/score"] = (parts["val/iou/refined"] + parts["val/iou/refined_levels"]) / 2
         self.log_dict(parts, batch_size=len(batch.images))
 
     def configure_optimizers(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from rea2seg.synth import questions
+from rea2seg.synth.queries import questions
 from training.scenes import sample_scene
 
 CONTROL = ("<pad>", "<s>", "</s>", "<image>", "<im_start>", "<im_end>", "[SEG]", "<|im_start|>", "<|im_end|>", "<img>")

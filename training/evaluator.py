@@ -1,0 +1,142 @@
+"""Stages 4 and 5: the evaluator learns to see, to explain, and to score masks.
+
+    python -m training.evaluator fit --config configs/train/evaluator_stage1.yaml
+    python -m training.evaluator fit --config configs/train/evaluator_stage2.yaml
+
+Stage 1: plain questions without reasoning, what lies under a mask, and questions answered in words. Stage 2: relational
+questions with and without reasoning, as a LoRA adapter on the language layers (the paper trains both stages with LoRA of
+rank 128 on InternVL3-8B). Departures, mini only: stage 1 trains all of the language model, because nothing here comes
+trained; the digits of the scores have a loss of their own, so that they are not drowned by the words.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning import LightningModule
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+
+from rea2seg.evaluators.prompts import EvaluatorTemplate
+from rea2seg.evaluators.weights import load_internvl
+from training.batches import Stream
+from training.judgements import IGNORED, JudgementBatch, JudgementDrawer, Task
+from training.losses import answer_loss
+from training.mini import load_tokenizer
+from training.optim import adamw
+from training.stage import run
+
+WEIGHTS = {"words": 1.0, "digits": 1.0}
+LANGUAGE_LAYERS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+
+
+class Judgements(Stream):
+    """Tasks about fresh scenes; `counts` says how many questions of each task share a picture."""
+
+    def __init__(
+        self,
+        tokenizer: str,
+        template: EvaluatorTemplate,
+        tasks: Mapping[Task, float],
+        counts: Mapping[Task, int],
+        categories: Sequence[str] = ("attribute", "geometric", "spatial"),
+        image_side: int = 192,
+        mask_side: int = 64,
+        cell: int = 16,
+        scenes: int = 8,
+        seed: int = 0,
+        workers: int = 1,
+        val_batches: int = 16,
+    ) -> None:
+        tokens = ((image_side // cell) ** 2, (mask_side // cell) ** 2)
+        words = load_tokenizer(tokenizer)
+        drawer = JudgementDrawer(words, template, (image_side, mask_side), tokens, tasks, counts, categories)
+        train, val = (partial(drawer.batch, scenes=scenes, split=split) for split in ("train", "val"))
+        super().__init__(train, val, seed, workers, val_batches)
+
+
+class EvaluatorStage(LightningModule):
+    """Wires InternVL to its loss. `rank` > 0 trains an adapter of that rank and exports it alone."""
+
+    def __init__(
+        self,
+        weights: str,
+        export: str,
+        rank: int = 0,
+        lr: float = 1e-3,
+        warmup: int = 300,
+        decay: float = 0.3,
+        wd: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.model, self.tokenizer = load_internvl(Path(weights), None, "float32")
+        if rank:
+            self.model = get_peft_model(
+                self.model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LANGUAGE_LAYERS)
+            )
+        self.base = self.model.get_base_model() if rank else self.model
+        for frozen in (self.base.model.vision_tower, self.base.model.multi_modal_projector):
+            frozen.requires_grad_(False)
+        self.strict_loading = False
+
+    def see(self, batch: JudgementBatch) -> Float[Tensor, "b length d"]:
+        """Input embeddings, with the pictures' features in their places."""
+        ids = batch.packed.ids
+        embedded: Tensor = self.base.get_input_embeddings()(ids)
+        with torch.no_grad():
+            image = self.features(batch.pixels)
+            masks = self.features(batch.mask_pixels) if len(batch.mask_pixels) else image[:0]
+        slots = ids == self.base.config.image_token_id
+        first = slots & (slots.cumsum(1) <= image.shape[1])
+        embedded = embedded.masked_scatter(first[..., None], image.to(embedded.dtype))
+        return embedded.masked_scatter((slots & ~first)[..., None], masks.to(embedded.dtype))
+
+    def features(self, pixels: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n tokens d"]:
+        """The projected tokens of pictures of one size."""
+        features: Tensor = self.base.get_image_features(pixel_values=pixels).pooler_output
+        return features
+
+    def losses(self, batch: JudgementBatch) -> dict[str, Tensor]:
+        """Cross-entropy of the words and of the digits, and how often the likeliest token is right."""
+        language = self.base.model.language_model
+        hidden = language(
+            inputs_embeds=self.see(batch),
+            attention_mask=batch.packed.mask(),
+            position_ids=batch.packed.positions,
+            use_cache=False,
+        ).last_hidden_state
+        parts: dict[str, Tensor] = {}
+        for name, labels in (("words", batch.words), ("digits", batch.digits)):
+            counted = labels != IGNORED
+            if counted.any():
+                logits = self.base.lm_head(hidden[counted]).float()
+                parts[name] = answer_loss(logits, labels[counted])
+                parts[f"accuracy/{name}"] = (logits.argmax(-1) == labels[counted]).float().mean()
+        return parts
+
+    def training_step(self, batch: JudgementBatch, index: int) -> Tensor:
+        parts = self.losses(batch)
+        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=len(batch.pixels))
+        return sum((WEIGHTS[name] * parts[name] for name in WEIGHTS.keys() & parts.keys()), torch.zeros(()))
+
+    def validation_step(self, batch: JudgementBatch, index: int) -> None:
+        self.log_dict({f"val/{name}": value for name, value in self.losses(batch).items()}, batch_size=len(batch.pixels))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        h = self.hparams
+        total = int(self.trainer.estimated_stepping_batches)
+        return adamw(self.parameters(), h["lr"], total, h["warmup"], h["decay"], h["wd"])
+
+    def export(self) -> None:
+        """Write the model and its tokenizer, or the adapter alone."""
+        self.model.save_pretrained(self.hparams["export"])
+        if not self.hparams["rank"]:
+            self.tokenizer.save_pretrained(self.hparams["export"])
+
+
+if __name__ == "__main__":
+    run(EvaluatorStage, Judgements)

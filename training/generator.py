@@ -1,0 +1,166 @@
+"""Stage 3: the generator, LISA's loss 1.0 CE + 2.0 BCE + 0.5 Dice on packed questions.
+
+    python -m training.generator fit --config configs/train/generator.yaml
+
+The vision tower, SAM's image encoder and SAM's own decoder are frozen; the language model, the connector and (as in LISA;
+the paper freezes it) a mask decoder for the raw token are trained. Departures, mini only, because nothing here comes
+trained: the language model learns from scratch instead of through LoRA; two losses point it at the target, a contrastive
+one between the `[SEG]` predictor's state and the image tokens and one on its attention; masks enter after
+`masks_from` steps; the three multi-mask outputs learn the best of three.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from lightning import LightningModule
+from safetensors.torch import save_file
+from segment_anything.modeling import MaskDecoder
+from torch import Tensor, nn
+
+from rea2seg.generator.attention import enable, probe
+from rea2seg.generator.llava import embed, image_features, last_hidden, load
+from rea2seg.generator.tokens import IMAGE, SEG, Conversation, control_id
+from rea2seg.segmenters.sam import SamConfig, build_decoder, decode_prompts, load_sam
+from rea2seg.structures import Prompt
+from training.batches import Stream
+from training.losses import answer_loss, at_lattice, lattice_iou, mask_bce, mask_dice, mass_inside, pointing
+from training.mini import load_tokenizer
+from training.optim import adamw
+from training.questions import QuestionBatch, QuestionDrawer, image_columns
+from training.segmenter import ALL_MASKS, encode_canvas
+from training.stage import run
+
+WEIGHTS = {"ce": 1.0, "bce": 2.0, "dice": 0.5, "quality": 0.5, "pointing": 0.5, "attention": 0.5}
+"""LISA's three, then SAM's quality head, then the two of mini."""
+
+
+class Questions(Stream):
+    """`count` questions about each of `scenes` fresh scenes; see `QuestionDrawer` for the rest."""
+
+    def __init__(
+        self,
+        tokenizer: str,
+        conversation: Conversation,
+        answer: str = "[SEG]",
+        side: int = 192,
+        grid: int = 12,
+        canvas: int = 192,
+        cells: int = 64,
+        count: int = 6,
+        scenes: int = 12,
+        seed: int = 0,
+        workers: int = 1,
+        val_batches: int = 12,
+    ) -> None:
+        drawer = QuestionDrawer(
+            load_tokenizer(tokenizer), conversation, answer, side, grid, canvas, cells, count
+        )
+        train, val = (partial(drawer.batch, scenes=scenes, split=split) for split in ("train", "val"))
+        super().__init__(train, val, seed, workers, val_batches)
+
+
+class GeneratorStage(LightningModule):
+    """Wires LISA to a frozen SAM. `weights` and `segmenter` are folders of the stages before."""
+
+    def __init__(
+        self,
+        weights: str,
+        segmenter: str,
+        export: str,
+        layers: tuple[int, int] = (3, 4),
+        masks_from: int = 0,
+        lr: float = 1e-3,
+        warmup: int = 300,
+        decay: float = 0.3,
+        wd: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        parts, self.sam = load(Path(weights)), load_sam(Path(segmenter)).requires_grad_(False)
+        self.mllm, self.connector, self.parts = parts.mllm, parts.connector, parts
+        self.decoder: MaskDecoder = build_decoder(SamConfig.read(Path(segmenter) / "config.json"))
+        self.decoder.load_state_dict(self.sam.mask_decoder.state_dict())
+        self.seg = control_id(parts.tokenizer, SEG)
+        for frozen in (self.mllm.model.vision_tower, self.mllm.model.multi_modal_projector):
+            frozen.requires_grad_(False)
+        enable(self.mllm)
+
+    def read(
+        self, batch: QuestionBatch
+    ) -> tuple[Float[Tensor, "b length d"], Int[Tensor, "b q"], Float[Tensor, "b q tokens"]]:
+        """Hidden states, where the `[SEG]` predictors are, and what they attend to among the image tokens."""
+        packed, features = batch.packed, image_features(self.mllm, batch.pixels)
+        predictors = torch.nonzero(packed.ids == self.seg)[:, 1].view(len(packed.ids), -1) - 1
+        layers = range(self.hparams["layers"][0], self.hparams["layers"][1] + 1)
+        with probe(layers, predictors) as found:
+            embedded = embed(self.mllm, packed.ids, features)
+            hidden = last_hidden(self.mllm, embedded, packed.mask(), packed.positions)
+        attention = torch.stack([found.layers[layer].mean(2) for layer in layers]).mean(0)
+        return hidden, predictors, attention[..., image_columns(packed.ids)]
+
+    def losses(self, batch: QuestionBatch) -> dict[str, Tensor]:
+        """The parts of the loss, and for the log how often the likeliest token lies inside the target."""
+        hidden, predictors, attention = self.read(batch)
+        ids, inside, attention = batch.packed.ids, batch.inside.flatten(0, 1), attention.flatten(0, 1)
+        replies = torch.cat([predictors, predictors + 1], dim=1)
+        said = hidden.gather(1, replies[..., None].expand(-1, -1, hidden.shape[-1]))
+        state = said[:, : predictors.shape[1]].flatten(0, 1)
+        tokens = hidden[:, image_columns(ids)].repeat_interleave(predictors.shape[1], dim=0)
+        logits, labels = self.mllm.lm_head(said), ids.gather(1, replies + 1)
+        parts = {
+            "ce": answer_loss(logits.flatten(0, 1).float(), labels.flatten()),
+            "pointing": pointing(state.float(), tokens.float(), inside),
+            "attention": mass_inside(attention, inside),
+            "accuracy/attention": inside.gather(1, attention.argmax(1, keepdim=True)).float().mean(),
+        }
+        if self.global_step >= self.hparams["masks_from"]:
+            parts |= self.mask_losses(batch, state)
+        return parts
+
+    def mask_losses(self, batch: QuestionBatch, state: Float[Tensor, "n d"]) -> dict[str, Tensor]:
+        """Of the single mask, and of the best of three (with a twentieth of the others, so that none is left behind)."""
+        with torch.no_grad():
+            encoded = encode_canvas(self.sam, batch.canvas, batch.resized)
+        features = encoded.repeat_interleave(len(state) // len(encoded), dim=0)
+        prompt = Prompt(token=self.connector(state)[:, None])
+        lowres, quality = decode_prompts(self.sam.prompt_encoder, self.decoder, features, prompt, ALL_MASKS)
+        shift = batch.targets.shift.repeat_interleave(len(state) // len(encoded), dim=0)
+        logits = at_lattice(lowres.float(), shift, batch.targets.lattice.shape[-1])
+        truth = batch.targets.masks().flatten(0, 1).expand(-1, 4, -1, -1)
+        bce, dice, iou = mask_bce(logits, truth), mask_dice(logits, truth), lattice_iou(logits, truth)
+        best = nn.functional.one_hot((2 * bce + 0.5 * dice)[:, 1:].argmin(1), 3)
+        share = torch.cat([torch.ones_like(bce[:, :1]), 0.5 * (0.95 * best + 0.05)], dim=1)
+        return {
+            "bce": (share * bce).sum(1).mean(),
+            "dice": (share * dice).sum(1).mean(),
+            "quality": (quality.float() - iou).square().mean(),
+            "iou/single": iou[:, 0].mean(),
+            "iou/best_of_three": iou[:, 1:].amax(1).mean(),
+        }
+
+    def training_step(self, batch: QuestionBatch, index: int) -> Tensor:
+        parts = self.losses(batch)
+        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=len(batch.pixels))
+        return sum((WEIGHTS[name] * parts[name] for name in WEIGHTS.keys() & parts.keys()), torch.zeros(()))
+
+    def validation_step(self, batch: QuestionBatch, index: int) -> None:
+        self.log_dict({f"val/{name}": value for name, value in self.losses(batch).items()}, batch_size=len(batch.pixels))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        h = self.hparams
+        total = int(self.trainer.estimated_stepping_batches)
+        return adamw(self.parameters(), h["lr"], total, h["warmup"], h["decay"], h["wd"])
+
+    def export(self) -> None:
+        """Write the generator, and beside it the mask decoder for its token."""
+        folder = Path(self.hparams["export"])
+        self.parts.save(folder)
+        state = {name: value.contiguous() for name, value in self.decoder.state_dict().items()}
+        save_file(state, folder / "mask_decoder.safetensors")
+
+
+if __name__ == "__main__":
+    run(GeneratorStage, Questions)

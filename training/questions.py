@@ -1,0 +1,111 @@
+"""Batches of questions for the generator: pictures, packed questions, and the truth as tokens and as codes."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rea2seg.generator.llava import clip_pixels
+from rea2seg.generator.tokens import IMAGE, Conversation, expand
+from rea2seg.synth.queries import Question, part_id, questions
+from rea2seg.synth.render import Rendering
+from training.batches import Movable
+from training.packing import Packed, pack
+from training.point_prompts import on_canvas
+from training.scenes import Targets, code_lattice, code_set, codes_of, sample_scene, to_tensor
+from training.vision import token_cells
+
+
+def target_codes(question: Question) -> Bool[np.ndarray, " codes"]:
+    """The set of codes of a question's answer."""
+    return code_set(question.target, None if question.part is None else part_id(question.part))
+
+
+def share_inside(
+    cells: UInt8[np.ndarray, "grid grid fine"], target: Bool[np.ndarray, " codes"]
+) -> Bool[np.ndarray, " tokens"]:
+    """The image tokens that lie inside a target: at least half as much of it as the fullest token."""
+    share = target[cells].mean(-1).reshape(-1)
+    return (share >= 0.5 * share.max()) & (share > 0)
+
+
+@dataclass(frozen=True, eq=False)
+class QuestionBatch(Movable):
+    """q packed questions about each of b pictures."""
+
+    pixels: Float[Tensor, "b 3 side side"]
+    canvas: UInt8[Tensor, "b 3 canvas canvas"]
+    resized: Int[Tensor, "b 2"]
+    packed: Packed
+    inside: Bool[Tensor, "b q tokens"]
+    targets: Targets
+
+
+def draw_questions(rng: np.random.Generator, count: int, split: str) -> tuple[Rendering, list[Question]]:
+    """A scene with exactly `count` questions; worlds that offer fewer are passed over."""
+    while True:
+        world, rendering = sample_scene(rng, split)
+        asked = questions(rng, world, rendering, count)
+        if len(asked) == count:
+            return rendering, asked
+
+
+class QuestionDrawer:
+    """Draws question batches. `side` and `grid` belong to the generator's tower, `canvas` to the segmenter."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        conversation: Conversation,
+        answer: str,
+        side: int,
+        grid: int,
+        canvas: int,
+        cells: int,
+        count: int,
+    ) -> None:
+        self.tokenizer, self.conversation, self.answer = tokenizer, conversation, answer
+        self.side, self.grid, self.canvas, self.cells, self.count = side, grid, canvas, cells, count
+        head = replace(conversation, prompt=conversation.prompt.split("{question}")[0], reply="")
+        self.prefix = expand(head.prompt_ids(tokenizer, ""), grid * grid)
+
+    def block_ids(self, text: str) -> list[int]:
+        """The ids of a question and its answer after the prefix."""
+        ids, _ = self.conversation.dialogue_ids(self.tokenizer, text, self.answer)
+        return expand(ids, self.grid * self.grid)[len(self.prefix) :]
+
+    def batch(self, rng: np.random.Generator, scenes: int, split: str) -> QuestionBatch:
+        """A batch of fresh scenes."""
+        drawn = [draw_questions(rng, self.count, split) for _ in range(scenes)]
+        rows = [self.row(rng, rendering, asked) for rendering, asked in drawn]
+        stacked = {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]}
+        targets = Targets(stacked.pop("lattice"), stacked.pop("shift"), stacked.pop("table"))
+        blocks = [[self.block_ids(question.text) for question in asked] for _, asked in drawn]
+        packed = pack(self.prefix, blocks, self.tokenizer.pad_token_id)
+        return QuestionBatch(packed=packed, targets=targets, **stacked)
+
+    def row(self, rng: np.random.Generator, rendering: Rendering, asked: list[Question]) -> dict[str, object]:
+        """The pictures and the truth of one scene."""
+        codes, sets = codes_of(rendering), [target_codes(question) for question in asked]
+        cells = token_cells(codes, self.grid, padded=True)
+        canvas, resized, _ = on_canvas(rendering, self.canvas)
+        shift = rng.uniform(-0.5, 0.5, 2).astype(np.float32)
+        span = (resized[0] * self.cells / self.canvas, resized[1] * self.cells / self.canvas)
+        return {
+            "pixels": clip_pixels(to_tensor(rendering.image), self.side, "pad"),
+            "canvas": canvas,
+            "resized": np.array(resized),
+            "inside": np.stack([share_inside(cells, target) for target in sets]),
+            "lattice": code_lattice(codes, self.cells, shift, span),
+            "shift": shift,
+            "table": np.stack(sets)[:, None],
+        }
+
+
+def image_columns(ids: Int[Tensor, "b length"]) -> slice:
+    """Where the image tokens are, the same in every row."""
+    columns = torch.nonzero(ids[0] == IMAGE)[:, 0]
+    return slice(int(columns[0]), int(columns[-1]) + 1)

@@ -1,0 +1,80 @@
+"""Masks to be judged, drawn without a segmenter: the truth, what could be mistaken for it, and damaged forms of both."""
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from scipy import ndimage
+
+from rea2seg.synth.queries import Question
+from rea2seg.synth.worlds import World
+from training.scenes import code_set
+
+Mask = Bool[np.ndarray, "h w"]
+
+
+def other_objects(rng: np.random.Generator, world: World, question: Question) -> list[int]:
+    """All objects in random order, those of the target's kind first, of which the first may be the target."""
+    kind = world.things[question.target[0]].kind
+    order = rng.permutation(len(world.things)).tolist()
+    return sorted(order, key=lambda index: world.things[index].kind != kind)
+
+
+def damaged(rng: np.random.Generator, mask: Mask) -> Mask:
+    """A mask grown, shrunk, moved or cut, as a segmenter's mistakes are."""
+    choice = int(rng.integers(5))
+    if choice == 0:
+        return ndimage.binary_dilation(mask, iterations=int(rng.integers(1, 5)))
+    if choice == 1:
+        eroded = ndimage.binary_erosion(mask, iterations=int(rng.integers(1, 3)))
+        return eroded if eroded.any() else mask
+    if choice == 2:
+        return np.roll(mask, rng.integers(-6, 7, 2).tolist(), axis=(0, 1))
+    if choice == 3:
+        ys, xs = np.nonzero(mask)
+        axis, at = (ys, np.arange(mask.shape[0])[:, None]) if rng.random() < 0.5 else (xs, np.arange(mask.shape[1])[None])
+        border = np.quantile(axis, rng.uniform(0.25, 0.75))
+        kept = mask & ((at <= border) if rng.random() < 0.5 else (at >= border))
+        return kept if kept.any() else mask
+    return mask | blob(rng, mask.shape)
+
+
+def blob(rng: np.random.Generator, shape: tuple[int, ...]) -> Mask:
+    """An ellipse somewhere, which belongs to nothing."""
+    height, width = shape
+    ys, xs = np.mgrid[:height, :width]
+    centre, radii = rng.random(2) * (height, width), rng.uniform(0.04, 0.15, 2) * max(shape)
+    mask: Mask = ((ys - centre[0]) / radii[0]) ** 2 + ((xs - centre[1]) / radii[1]) ** 2 < 1
+    return mask if mask.any() else np.ones(shape, bool)
+
+
+def draw_masks(
+    rng: np.random.Generator, world: World, codes: UInt8[np.ndarray, "h w"], question: Question, truth: Mask, count: int
+) -> list[Mask]:
+    """`count` masks for one question, shuffled: the truth in three of four groups, then its rivals, some damaged."""
+    kind = world.things[question.target[0]].kind
+    rivals = other_objects(rng, world, question)
+    pool: list[Mask] = [truth] if rng.random() < 0.75 else []
+    while len(pool) < count:
+        choice = rng.random()
+        if choice < 0.5 and rivals:
+            mask = code_set([rivals.pop(0)])[codes]
+        elif choice < 0.65:
+            part = int(rng.integers(1, 3))
+            mask = code_set([int(rng.integers(len(world.things)))], part)[codes]
+        elif choice < 0.75:
+            mask = code_set(thing.index for thing in world.of_kind(kind))[codes]
+        elif choice < 0.85:
+            mask = code_set(rng.permutation(len(world.things))[: int(rng.integers(2, 5))].tolist())[codes]
+        elif choice < 0.95:
+            mask = damaged(rng, truth)
+        else:
+            mask = blob(rng, truth.shape)
+        if mask.any():
+            pool.append(mask)
+    pool = [damaged(rng, mask) if rng.random() < 0.3 else mask for mask in pool]
+    return [pool[int(index)] for index in rng.permutation(count)]
+
+
+def iou(mask: Mask, truth: Mask) -> float:
+    """Intersection over union of two masks; 1 if both are empty."""
+    union = int((mask | truth).sum())
+    return int((mask & truth).sum()) / union if union else 1.0

@@ -1,0 +1,201 @@
+"""Stage 2: the vision towers of mini learn what lies under every image token (mini only; real towers come trained).
+
+    python -m training.vision fit --config configs/train/vision_generator.yaml
+    python -m training.vision fit --config configs/train/vision_evaluator.yaml
+
+Tower and projector are trained; linear heads on the projected tokens name kind, colour, size, texture and part of what
+fills most of a token's cell, and where that object's centre lies. The evaluator's tower also sees binary masks and tells
+how far each is covered, on a 4 x 4 grid inside every token. The heads are thrown away.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rea2seg.evaluators.internvl import image_pixels, mask_pixels
+from rea2seg.generator.llava import clip_pixels
+from rea2seg.generator.llava import image_features as llava_features
+from rea2seg.synth.vocabulary import COLOURS, KINDS, SIZES, TEXTURES
+from rea2seg.synth.worlds import World
+from training.batches import Movable, Stream
+from training.mini import Language, Tower, load_tokenizer, small_internvl, small_llava
+from training.optim import adamw
+from training.point_prompts import draw_goal
+from training.scenes import PARTS, code_lattice, codes_of, sample_scene, to_tensor
+from training.stage import run
+
+FINE = 4
+"""Samples a side inside one token's cell."""
+NAMES = {"kind": len(KINDS), "colour": len(COLOURS), "size": len(SIZES), "texture": len(TEXTURES), "part": 2}
+"""What the heads name, and how many answers each has besides 0 = background."""
+
+
+def labels_of(world: World, cells: UInt8[np.ndarray, "grid grid fine"]) -> dict[str, np.ndarray]:
+    """For every cell the names of what fills most of it, and the offset of that object's centre and its radius.
+
+    An object counts from 3 of 16 samples on; names are 0 on the background and places are in units of the long side.
+    """
+    counts = np.stack([(cells == code).sum(-1) for code in range(PARTS * (len(world.things) + 1))], axis=-1)
+    counts[..., 0] = 0
+    code = np.where(counts.max(-1) >= 3, counts.argmax(-1), 0)
+    rows = [(0, 0, 0, 0, 0.0, 0.0, 0.0)]
+    for thing in world.things:
+        named = (KINDS.index(thing.kind), [*COLOURS].index(thing.colour), [*SIZES].index(thing.size))
+        rows.append((*(n + 1 for n in named), TEXTURES.index(thing.texture) + 1, thing.x, thing.y, thing.radius))
+    looked_up = np.array(rows)[code // PARTS]
+    names = dict(zip(("kind", "colour", "size", "texture"), np.moveaxis(looked_up[..., :4].astype(int), -1, 0), strict=True))
+    return {**names, "part": code % PARTS, "place": looked_up[..., 4:].astype(np.float32)}
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBatch(Movable):
+    """Pictures with one row of labels for every image token, and masks with their coverage."""
+
+    pixels: Float[Tensor, "b 3 side side"]
+    names: Int[Tensor, "b tokens heads"]
+    place: Float[Tensor, "b tokens 3"]
+    mask_pixels: Float[Tensor, "m 3 mask_side mask_side"]
+    coverage: Float[Tensor, "m mask_tokens fine"]
+
+
+def token_cells(
+    codes: UInt8[np.ndarray, "h w"], grid: int, padded: bool
+) -> UInt8[np.ndarray, "grid grid fine"]:
+    """Samples of the codes inside every token's cell, for pictures letterboxed or stretched onto the token grid."""
+    height, width = codes.shape
+    cells = grid * FINE
+    span = (cells * height / max(height, width), cells * width / max(height, width)) if padded else (cells, cells)
+    shift = np.array([-(cells - span[1]) / 2, -(cells - span[0]) / 2])
+    lattice = code_lattice(codes, cells, shift, span)
+    return lattice.reshape(grid, FINE, grid, FINE).transpose(0, 2, 1, 3).reshape(grid, grid, FINE * FINE)
+
+
+def draw_batch(
+    rng: np.random.Generator, scenes: int, tower: Tower, grid: int, padded: bool, masks: int, mask_side: int, split: str
+) -> TokenBatch:
+    """A batch of fresh scenes; `masks` masks of each, at `mask_side` pixels."""
+    pixels, names, places, drawn = [], [], [], []
+    for _ in range(scenes):
+        world, rendering = sample_scene(rng, split)
+        image, codes = to_tensor(rendering.image), codes_of(rendering)
+        pixels.append(clip_pixels(image, tower.side, "pad") if padded else image_pixels(image, tower.side))
+        labels = labels_of(world, token_cells(codes, grid, padded))
+        places.append(labels.pop("place").reshape(-1, 3))
+        names.append(np.stack([labels[name].reshape(-1) for name in NAMES], axis=1))
+        goals = torch.from_numpy(np.stack([draw_goal(rng, world).codes()[codes] for _ in range(masks)] or [codes > 0]))
+        drawn.append(mask_pixels(goals[:masks], mask_side) if masks else torch.zeros(0, 3, mask_side, mask_side))
+    shown = torch.cat(drawn)
+    return TokenBatch(
+        torch.stack(pixels),
+        torch.from_numpy(np.stack(names)),
+        torch.from_numpy(np.stack(places)),
+        shown,
+        coverage(shown, mask_side * grid // tower.side),
+    )
+
+
+def coverage(masks: Float[Tensor, "m 3 side side"], grid: int) -> Float[Tensor, "m tokens fine"]:
+    """The covered share of each of 4 x 4 squares inside every token of a normalised mask picture."""
+    if not len(masks):
+        return torch.zeros(0, grid * grid, FINE * FINE)
+    first = masks[:, :1]
+    share = (first - first.amin()) / (first.amax() - first.amin()).clamp(min=1e-6)
+    squares = functional.adaptive_avg_pool2d(share, grid * FINE).reshape(-1, grid, FINE, grid, FINE)
+    return squares.permute(0, 1, 3, 2, 4).reshape(len(masks), grid * grid, FINE * FINE)
+
+
+class LabelledScenes(Stream):
+    """Scenes for the generator's tower (`padded`, as `clip_pixels` letterboxes) or the evaluator's (stretched)."""
+
+    def __init__(
+        self,
+        tower: Tower,
+        grid: int,
+        padded: bool,
+        scenes: int = 32,
+        masks: int = 0,
+        mask_side: int = 64,
+        seed: int = 0,
+        workers: int = 1,
+        val_batches: int = 8,
+    ) -> None:
+        draw = partial(draw_batch, scenes=scenes, tower=tower, grid=grid, padded=padded, masks=masks, mask_side=mask_side)
+        super().__init__(partial(draw, split="train"), partial(draw, split="val"), seed, workers, val_batches)
+
+
+class VisionStage(LightningModule):
+    """Wires a tower to its heads. `family` says which model is built and exported, its language part untrained."""
+
+    def __init__(
+        self,
+        family: str,
+        tower: Tower,
+        language: Language,
+        tokenizer: str,
+        export: str,
+        prompt_width: int = 128,
+        lr: float = 1e-3,
+        warmup: int = 200,
+        decay: float = 0.3,
+        wd: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters("export", "lr", "warmup", "decay", "wd")
+        words = load_tokenizer(tokenizer)
+        self.features: Callable[[Tensor], Tensor]
+        if family == "generator":
+            parts = small_llava(tower, language, words, prompt_width)
+            self.model, self.features = parts.mllm, partial(llava_features, parts.mllm)
+            self.save: Callable[[Path], None] = parts.save
+        else:
+            self.model = small_internvl(tower, language, words)
+            self.features = lambda pixels: self.model.get_image_features(pixel_values=pixels).pooler_output
+            self.save = lambda folder: (self.model.save_pretrained(folder), words.save_pretrained(folder))[0]
+        self.heads = nn.ModuleDict({name: nn.Linear(language.width, count + 1) for name, count in NAMES.items()})
+        self.place, self.cover = nn.Linear(language.width, 3), nn.Linear(language.width, FINE * FINE)
+
+    def losses(self, batch: TokenBatch) -> dict[str, Tensor]:
+        """Cross-entropy of each name, the error of the place, the coverage's cross-entropy; accuracies on objects."""
+        tokens = self.features(batch.pixels).float()
+        things = batch.names[..., 0] > 0
+        parts: dict[str, Tensor] = {}
+        for index, (name, head) in enumerate(self.heads.items()):
+            scores, label = head(tokens), batch.names[..., index]
+            parts[name] = functional.cross_entropy(scores.flatten(0, 1), label.flatten())
+            parts[f"accuracy/{name}"] = (scores.argmax(-1) == label)[things].float().mean()
+        error = (self.place(tokens) - batch.place).abs()[things]
+        parts["place"] = 5 * error.mean()
+        if len(batch.mask_pixels):
+            covered = self.cover(self.features(batch.mask_pixels).float())
+            parts["cover"] = 2 * functional.binary_cross_entropy_with_logits(covered, batch.coverage)
+        return parts
+
+    def training_step(self, batch: TokenBatch, index: int) -> Tensor:
+        parts = self.losses(batch)
+        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=len(batch.pixels))
+        return sum((value for name, value in parts.items() if "accuracy" not in name), torch.zeros(()))
+
+    def validation_step(self, batch: TokenBatch, index: int) -> None:
+        parts = {f"val/{name}": value for name, value in self.losses(batch).items()}
+        self.log_dict(parts, batch_size=len(batch.pixels))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        h = self.hparams
+        return adamw(self.parameters(), h["lr"], int(self.trainer.estimated_stepping_batches), h["warmup"], h["decay"], h["wd"])
+
+    def export(self) -> None:
+        """Write the model with its trained tower in the native layout."""
+        self.save(Path(self.hparams["export"]))
+
+
+if __name__ == "__main__":
+    run(VisionStage, LabelledScenes)
