@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from rea2seg.structures import Candidate, Canvas, CellMap, Embedding, Grounding, Masks, Prompt, Query, Score
+from rea2seg.protocols import Segmenter
+from rea2seg.structures import Candidate, Canvas, CellMap, Embedding, Grounding, Masks, Prompt, Query, Scene, Score
 
 
 @dataclass
@@ -158,3 +159,11 @@ class PaintEvaluator:
         shared, either = (candidate.mask & truth).sum(), (candidate.mask | truth).sum()
         thought = f"I look for {query.text}." if self.reasoning else ""
         return Score(float(shared / either.clamp(min=1)), thought, 0.75)
+
+
+@dataclass(frozen=True)
+class WholeImage:
+    """A search that needs no generator."""
+
+    def __call__(self, scene: Scene, segmenter: Segmenter) -> list[Candidate]:  # noqa: ARG002
+        return [Candidate(torch.ones(scene.query.size, dtype=torch.bool), "given", 0.5)]

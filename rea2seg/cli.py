@@ -1,0 +1,69 @@
+"""What all commands share: errors in one line, exit statuses, tables."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from rea2seg.errors import InputError, Rea2SegError
+
+DONE, UNUSABLE, INTERRUPTED = 0, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are errors like all others: one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see --help)")
+
+
+def boolean(text: str) -> bool:
+    """`true` or `false`."""
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """A whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def run(command: Callable[[], int]) -> int:
+    """The exit status of a command, after saying in one line what stopped it."""
+    try:
+        status = command()
+        sys.stdout.flush()
+    except Rea2SegError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return UNUSABLE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output (`| head`) has enough; Python would complain again when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    return status
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text: the first column aligned on the left, the others on the right."""
+    widths = [max(len(line[column]) for line in (head, *rows)) for column in range(len(head))]
+    lines = []
+    for line in (head, *rows):
+        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        lines.append("  ".join([line[0].ljust(widths[0]), *cells[1:]]).rstrip())
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
