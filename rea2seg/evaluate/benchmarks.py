@@ -1,0 +1,55 @@
+"""Where the samples of an evaluation come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from rea2seg.data.native import NativeDataset
+from rea2seg.errors import InputError
+from rea2seg.structures import Sample
+from rea2seg.synth import sgdr_synth
+
+NAMES = ("sgdr-synth", "jsonl")
+SYNTH_COUNT = 400
+"""Samples of SGDR-Synth, which has no end, where no limit is given. Ours: 2 cores evaluate them in minutes."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """`count` samples to evaluate, of `size` that there are; None is no end. `stamp` changes when its files do."""
+
+    count: int
+    sample: Callable[[int], Sample]
+    size: int | None = None
+    stamp: str = ""
+
+    def other_question(self, index: int) -> str:
+        """The question of the next sample that asks something else, the first following the last."""
+        own, size = self.sample(index).query, self.size
+        for step in range(1, size or 1000):
+            other = self.sample(index + step if size is None else (index + step) % size).query
+            if other != own:
+                return other
+        return own
+
+
+def open_benchmark(name: str, root: Path | None, split: str, data_seed: int, limit: int | None) -> Benchmark:
+    """The benchmark of that name; `root` is a folder in the native form for `jsonl`."""
+    if name == "sgdr-synth":
+        if root is not None:
+            raise InputError("sgdr-synth is drawn when it is needed: --root belongs to --benchmark jsonl")
+        try:
+            synth = sgdr_synth(split, data_seed)
+        except ValueError as error:
+            raise InputError(f"--split: {error}") from error
+        return Benchmark(limit or SYNTH_COUNT, lru_cache(4)(synth.sample))
+    if root is None:
+        raise InputError("--benchmark jsonl needs --root DIR, a folder with images/ and samples.jsonl")
+    dataset = NativeDataset(root, split)
+    size = len(dataset)
+    about = (root / "samples.jsonl").stat()
+    stamp = f"{root.resolve()} {about.st_size} {about.st_mtime_ns}"
+    return Benchmark(min(limit or size, size), lru_cache(4)(dataset.__getitem__), size, stamp)

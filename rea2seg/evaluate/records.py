@@ -1,0 +1,112 @@
+"""Rows kept on disk as they come, so that an interrupted evaluation goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import rea2seg
+from rea2seg.config import Config
+from rea2seg.errors import OutputError
+from rea2seg.evaluate.judging import Row
+from rea2seg.metrics import Convention
+from rea2seg.output import remove, replacing, write_json
+
+ROWS, COMMAND, METRICS = "per_sample.jsonl", "command.json", "metrics.json"
+
+
+class Records:
+    """The rows of one command, in a folder or, without one, in memory.
+
+    Rows are kept if the folder holds those of the same fingerprint; any others are given up.
+    """
+
+    def __init__(self, folder: Path | None, command: dict[str, Any], fingerprint: str, convention: Convention) -> None:
+        self.folder, self.convention = folder, convention
+        self.rows: dict[str, Row] = {}
+        if folder is None:
+            return
+        if _fingerprint_in(folder) == fingerprint:
+            self.rows = {row.id: row for row in read_rows(folder)}
+        remove(folder / METRICS)
+        self._rewrite(self.rows.values())
+        write_json(folder / COMMAND, {"command": command, "fingerprint": fingerprint}, sort_keys=True)
+
+    def add(self, row: Row) -> None:
+        """Keep a row; it is on disk when this returns."""
+        self.rows[row.id] = row
+        if self.folder is None:
+            return
+        try:
+            with (self.folder / ROWS).open("a", encoding="utf-8", newline="\n") as file:
+                file.write(self._line(row))
+        except OSError as error:
+            raise OutputError(f"{str(self.folder / ROWS)!r} cannot be written: {error.strerror or error}") from error
+
+    def finish(self, ids: Iterable[str], metrics: dict[str, Any]) -> None:
+        """The rows in the order of the benchmark, and the metrics: the same bytes however often it was interrupted."""
+        if self.folder is not None:
+            self._rewrite(self.rows[id] for id in ids)
+            write_json(self.folder / METRICS, metrics, sort_keys=True)
+
+    def _rewrite(self, rows: Iterable[Row]) -> None:
+        if self.folder is not None:
+            with replacing(self.folder / ROWS) as place:
+                place.write_text("".join(map(self._line, rows)), encoding="utf-8", newline="\n")
+
+    def _line(self, row: Row) -> str:
+        return json.dumps(row.to_json(self.convention), ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def read_rows(folder: Path) -> Iterator[Row]:
+    """The rows of a folder up to the first line that is not whole."""
+    try:
+        lines = (folder / ROWS).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+    for line in lines:
+        try:
+            yield Row.from_json(json.loads(line))
+        except (ValueError, KeyError, TypeError):
+            return
+
+
+def fingerprint_of(command: dict[str, Any], config: Config, stamp: str) -> str:
+    """Changes with whatever could change a row: command, config, weights, dataset and code."""
+    parts = [json.dumps(command, sort_keys=True), config.text(), stamp, code_stamp(), *_weights(config.seats)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def code_stamp() -> str:
+    """The state of this package's code, and PyTorch's version."""
+    digest = hashlib.sha256(torch.__version__.encode())
+    for path in sorted(Path(rea2seg.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _weights(node: Any) -> Iterator[str]:
+    """Name, size and time of every file that the config names, directly or by its folder."""
+    if isinstance(node, dict):
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for item in node:
+            yield from _weights(item)
+    elif isinstance(node, str) and "/" in node and Path(node).exists():
+        files = [Path(node)] if Path(node).is_file() else sorted(Path(node).rglob("*"))
+        for path in files:
+            about = path.stat()
+            yield f"{path} {about.st_size} {about.st_mtime_ns}"
+
+
+def _fingerprint_in(folder: Path) -> str | None:
+    try:
+        kept = json.loads((folder / COMMAND).read_text(encoding="utf-8"))
+        return str(kept["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
