@@ -29,6 +29,7 @@ from rea2seg.protocols import Generator, Search, Selector
 from rea2seg.structures import Embedding, Masks, Prompt
 
 PACKAGE, ROOT = "rea2seg://", "weights://"
+SEATS = ("generator", "segmenter", "searches", "selector")
 
 
 class AnySegmenter(Protocol):
@@ -68,10 +69,12 @@ def load_config(
     """Reads a packaged config by name, or a file by path, and checks it.
 
     weights: a folder that replaces the config's own root of `weights://`. device: replaces every `device`, except that
-    `auto` replaces `auto` alone, by the machine's own. seed: replaces every `seed`. Any other argument goes to
-    everything in the config that takes one of its name, such as `reasoning`; something must.
+    `auto` replaces `auto` alone, by the machine's own. seed: replaces every `seed`. An argument with the name of a seat
+    replaces that seat. Any other goes to everything in the config that takes one of its name, such as `reasoning`;
+    something must.
     """
     name, raw = _read(source)
+    raw |= {seat: given.pop(seat) for seat in SEATS if seat in given}
     note = str(raw.pop("note", ""))
     own_root = raw.pop("weights", None)
     root = str(weights) if weights is not None else own_root

@@ -9,7 +9,7 @@ rank 128 on InternVL3-8B). Departures, mini only: stage 1 trains all of the lang
 trained; the digits of the scores have a loss of their own, so that they are not drowned by the words.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor
 from rea2seg.evaluators.prompts import EvaluatorTemplate
 from rea2seg.evaluators.weights import load_internvl
 from training.batches import Stream
-from training.judgements import IGNORED, JudgementBatch, JudgementDrawer, Task
+from training.judgements import IGNORED, JudgementBatch, JudgementDrawer, Source, Task
 from training.losses import answer_loss
 from training.mini import load_tokenizer
 from training.optim import adamw
@@ -42,7 +42,7 @@ class Judgements(Stream):
         template: EvaluatorTemplate,
         tasks: Mapping[Task, float],
         counts: Mapping[Task, int],
-        categories: Sequence[str] = ("attribute", "geometric", "spatial"),
+        source: Source,
         image_side: int = 192,
         mask_side: int = 64,
         cell: int = 16,
@@ -53,7 +53,7 @@ class Judgements(Stream):
     ) -> None:
         tokens = ((image_side // cell) ** 2, (mask_side // cell) ** 2)
         words = load_tokenizer(tokenizer)
-        drawer = JudgementDrawer(words, template, (image_side, mask_side), tokens, tasks, counts, categories)
+        drawer = JudgementDrawer(words, template, (image_side, mask_side), tokens, tasks, counts, source)
         train, val = (partial(drawer.batch, scenes=scenes, split=split) for split in ("train", "val"))
         super().__init__(train, val, seed, workers, val_batches)
 

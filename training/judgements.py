@@ -6,13 +6,13 @@
 exactly the ids of inference.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -47,24 +47,55 @@ class JudgementBatch(Movable):
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One question with its masks and its reply, as ids."""
+    """One question with its masks and its reply, as ids; `reply` is where the reply begins."""
 
     ids: list[int]
     reply: int
-    """Where the reply begins."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A question with its right answer in words, and masks with their IoUs and what lies under each."""
+
+    text: str
+    reasoning: str
     masks: list[Mask]
+    scores: list[float]
+    under: list[str]
 
 
-MaskSource = Callable[[np.random.Generator, World, Rendering, Question], list[Mask]]
+class Source(Protocol):
+    """Draws a picture of a split and `count` questions about it, with a group of masks each unless told otherwise."""
+
+    def __call__(
+        self, rng: np.random.Generator, count: int, split: str, masks: bool
+    ) -> tuple[UInt8[Tensor, "3 h w"], list[Asked]]: ...
 
 
-def synthetic(group: int) -> MaskSource:
-    """Groups of `group` masks drawn without a segmenter."""
+class FreshScenes:
+    """Scenes of SGDR-Synth with groups of `group` masks drawn without a segmenter."""
 
-    def draw(rng: np.random.Generator, world: World, rendering: Rendering, question: Question) -> list[Mask]:
-        return draw_masks(rng, world, codes_of(rendering), question, question.truth(rendering), group)
+    def __init__(self, categories: Sequence[str], group: int = 5) -> None:
+        self.categories, self.group = tuple(categories), group
 
-    return draw
+    def __call__(
+        self, rng: np.random.Generator, count: int, split: str, masks: bool
+    ) -> tuple[UInt8[Tensor, "3 h w"], list[Asked]]:
+        while True:
+            world, rendering = sample_scene(rng, split)
+            found = questions(rng, world, rendering, count, self.categories)
+            if len(found) == count:
+                group = self.group if masks else 0
+                return to_tensor(rendering.image), [self.ask(rng, world, rendering, one, group) for one in found]
+
+    def ask(
+        self, rng: np.random.Generator, world: World, rendering: Rendering, question: Question, group: int
+    ) -> Asked:
+        """One question with a group of masks."""
+        truth, seen = question.truth(rendering), look(world, rendering)
+        masks = draw_masks(rng, world, codes_of(rendering), question, truth, group)
+        under = [describe_mask(mask, rendering, seen) for mask in masks]
+        return Asked(question.text, question.reasoning, masks, [iou(mask, truth) for mask in masks], under)
 
 
 class JudgementDrawer:
@@ -78,12 +109,11 @@ class JudgementDrawer:
         tokens: tuple[int, int],
         tasks: Mapping[Task, float],
         counts: Mapping[Task, int],
-        categories: Sequence[str],
-        group: int = 5,
+        source: Source,
     ) -> None:
-        self.tokenizer, self.template, self.categories = tokenizer, template, categories
+        self.tokenizer, self.template, self.source = tokenizer, template, source
         self.sides, self.image_tokens, self.mask_tokens = sides, *tokens
-        self.tasks, self.counts, self.masks = tasks, counts, synthetic(group)
+        self.tasks, self.counts = tasks, counts
         self.grammar = ScoreGrammar.of(tokenizer)
         ask = prefix_ids(tokenizer, template, "", self.image_tokens)
         tail = [*piece_ids(tokenizer, template, template.question), *piece_ids(tokenizer, template, template.asked)]
@@ -94,13 +124,14 @@ class JudgementDrawer:
         names: list[Task] = [*self.tasks]
         weights = np.array([self.tasks[name] for name in names])
         task = names[int(rng.choice(len(names), p=weights / weights.sum()))]
-        drawn = [self.scene(rng, task, split) for _ in range(scenes)]
-        packed = pack(self.prefix, [[b.ids for b in blocks] for _, blocks in drawn], self.tokenizer.pad_token_id)
+        drawn = [self.source(rng, self.counts[task], split, masks=task != "explain") for _ in range(scenes)]
+        rows = [[self.block(task, asked) for asked in questions] for _, questions in drawn]
+        packed = pack(self.prefix, [[block.ids for block in blocks] for blocks in rows], self.tokenizer.pad_token_id)
         words, digits = (torch.full_like(packed.ids, IGNORED) for _ in range(2))
-        for row, (_, blocks) in enumerate(drawn):
+        for row, blocks in enumerate(rows):
             self.label(words[row], digits[row], packed.ids[row], blocks)
-        masks = [mask for _, blocks in drawn for block in blocks for mask in block.masks]
-        pixels = torch.stack([image_pixels(to_tensor(r.image), self.sides[0]) for r, _ in drawn])
+        pixels = torch.stack([image_pixels(image, self.sides[0]) for image, _ in drawn])
+        masks = [mask for _, questions in drawn for asked in questions for mask in asked.masks]
         return JudgementBatch(pixels, self.mask_pixels(masks), packed, words, digits)
 
     def mask_pixels(self, masks: list[Mask]) -> Float[Tensor, "m 3 mask_side mask_side"]:
@@ -108,39 +139,21 @@ class JudgementDrawer:
         pictures = [mask_pixels(torch.from_numpy(mask)[None], self.sides[1]) for mask in masks]
         return torch.cat(pictures) if pictures else torch.zeros(0, 3, self.sides[1], self.sides[1])
 
-    def scene(self, rng: np.random.Generator, task: Task, split: str) -> tuple[Rendering, list[Block]]:
-        """A fresh scene with the blocks of one task."""
-        while True:
-            world, rendering = sample_scene(rng, split)
-            asked = questions(rng, world, rendering, self.counts[task], self.categories)
-            if len(asked) == self.counts[task]:
-                return rendering, [self.block(rng, task, world, rendering, question) for question in asked]
-
-    def block(
-        self, rng: np.random.Generator, task: Task, world: World, rendering: Rendering, question: Question
-    ) -> Block:
+    def block(self, task: Task, asked: Asked) -> Block:
         """One task about one question."""
-        masks = [] if task == "explain" else self.masks(rng, world, rendering, question)
-        text = WHAT if task == "describe" else question.text
-        asked = prefix_ids(self.tokenizer, self.template, text, self.image_tokens)[len(self.prefix) :]
-        asked += suffix_ids(self.tokenizer, self.template, len(masks), self.mask_tokens, task != "score")
-        reply = self.reply(task, masks, world, rendering, question)
-        return Block([*asked, *reply], len(asked), masks)
+        text = WHAT if task == "describe" else asked.text
+        ids = prefix_ids(self.tokenizer, self.template, text, self.image_tokens)[len(self.prefix) :]
+        ids += suffix_ids(self.tokenizer, self.template, len(asked.masks), self.mask_tokens, task != "score")
+        return Block([*ids, *self.reply(task, asked)], len(ids))
 
-    def reply(
-        self, task: Task, masks: list[Mask], world: World, rendering: Rendering, question: Question
-    ) -> list[int]:
+    def reply(self, task: Task, asked: Asked) -> list[int]:
         """The ids of the right reply."""
-        seen = look(world, rendering)
-        under = " masks: " + "; ".join(describe_mask(mask, rendering, seen) for mask in masks) + "."
+        under = f"masks: {'; '.join(asked.under)}."
         if task in ("explain", "describe"):
-            words = question.reasoning if task == "explain" else under.strip()
             end = piece_ids(self.tokenizer, self.template, self.template.end)
-            return [*encode_untrusted(self.tokenizer, words), *end]
-        truth = question.truth(rendering)
-        scores = [iou(mask, truth) for mask in masks]
-        reasoning = question.reasoning + under if task == "reason" else ""
-        return reply_ids(self.tokenizer, self.template, scores, reasoning)
+            return [*encode_untrusted(self.tokenizer, asked.reasoning if task == "explain" else under), *end]
+        reasoning = f"{asked.reasoning} {under}" if task == "reason" else ""
+        return reply_ids(self.tokenizer, self.template, asked.scores, reasoning)
 
     def label(
         self, words: Int[Tensor, " length"], digits: Int[Tensor, " length"], ids: Int[Tensor, " length"], blocks: list[Block]

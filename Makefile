@@ -1,0 +1,53 @@
+# make infer | test | lint | train-mini [STEPS=50]: each sets up .venv first, if needed.
+# SYSTEM_TORCH=1 uses the torch that the system's python3 already has.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(abspath $(VENV))/bin
+SYSTEM_TORCH ?=
+STEPS ?=
+ROOT := $(CURDIR)
+# A full training goes to runs/mini; a short one to a folder of its own, which may be thrown away.
+WORK := $(if $(STEPS),$(ROOT)/out/train-mini-$(STEPS),$(ROOT))
+SHORT := $(if $(STEPS),--trainer.max_steps $(STEPS) --trainer.val_check_interval $(STEPS) --trainer.limit_val_batches 2)
+FIT := cd $(WORK) && $(BIN)/python -m
+STAGE = $(FIT) training.$(1) fit --config $(ROOT)/configs/train/$(2).yaml --ckpt_path last $(SHORT)
+
+.PHONY: infer test lint train-mini
+.DELETE_ON_ERROR:
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(if $(SYSTEM_TORCH),--system-site-packages) $(VENV)
+	$(if $(SYSTEM_TORCH),,$(BIN)/pip install --quiet "torch>=2.11,<2.14")
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+infer: $(VENV)/installed
+	$(BIN)/python -m rea2seg.infer --image examples/scene.png --query "$$(cat examples/scene.txt)" --out out/infer
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -q -n 2
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+train-mini: $(VENV)/installed-dev
+	mkdir -p $(WORK)/runs/mini
+	$(FIT) training.tokenizer --out runs/mini/tokenizer $(if $(STEPS),--scenes $(STEPS))
+	$(call STAGE,segmenter,segmenter)
+	$(call STAGE,vision,vision_generator)
+	$(call STAGE,generator,generator)
+	$(call STAGE,vision,vision_evaluator)
+	$(call STAGE,evaluator,evaluator_stage1)
+	$(FIT) training.ship --runs runs/mini --out runs/mini/shipped
+	$(FIT) training.scoring_data --config $(ROOT)/configs/train/scoring_data.yaml $(if $(STEPS),--count $(STEPS))
+	$(call STAGE,evaluator,evaluator_stage2)
+	$(FIT) training.ship --runs runs/mini --out runs/mini/shipped
+	$(FIT) rea2seg.infer --weights runs/mini/shipped --image $(ROOT)/examples/scene.png \
+	    --query "$$(cat $(ROOT)/examples/scene.txt)" --out out/infer

@@ -1,0 +1,57 @@
+"""The rows of `training.scoring_data` as questions for the evaluator's stage 2."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
+from rea2seg.errors import InputError
+from rea2seg.images import load_image
+from rea2seg.masks import decode_rle
+from training.judgements import Asked
+from training.scoring_data import ROWS
+
+
+class ScoredRows:
+    """Draws pictures with their questions; every twentieth picture belongs to `val`. A group is drawn at random."""
+
+    def __init__(self, folder: str, group: int = 5) -> None:
+        self.folder, self.group = Path(folder), group
+        by_image: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        try:
+            for line in (self.folder / ROWS).read_text().splitlines():
+                row = json.loads(line)
+                if len(row["candidates"]) > 1:
+                    by_image[row["image"]].append(row)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{self.folder / ROWS} holds no scoring data: {error}") from error
+        images = sorted(by_image)
+        self.images = {
+            "train": [by_image[name] for place, name in enumerate(images) if place % 20],
+            "val": [by_image[name] for place, name in enumerate(images) if not place % 20],
+        }
+
+    def __call__(
+        self, rng: np.random.Generator, count: int, split: str, masks: bool
+    ) -> tuple[UInt8[Tensor, "3 h w"], list[Asked]]:
+        pictures = self.images[split]
+        rows = pictures[int(rng.integers(len(pictures)))]
+        chosen = [rows[int(index)] for index in rng.permutation(len(rows))[:count]]
+        group = self.group if masks else 0
+        return load_image(self.folder / rows[0]["image"]), [self.ask(rng, row, group) for row in chosen]
+
+    def ask(self, rng: np.random.Generator, row: dict[str, Any], group: int) -> Asked:
+        """One question with a random group of its candidates."""
+        order = rng.permutation(len(row["candidates"]))[:group]
+        members = [row["candidates"][int(index)] for index in order]
+        return Asked(
+            row["query"],
+            row["reasoning"],
+            [decode_rle(member["segmentation"]).numpy() for member in members],
+            [member["iou"] for member in members],
+            [member["under"] for member in members],
+        )

@@ -1,0 +1,107 @@
+"""What stage 2 of the evaluator learns from: candidates of the trained generator, their IoUs, and the right reasoning.
+
+    python -m training.scoring_data --config configs/train/scoring_data.yaml
+
+Draws scenes of SGDR-Synth from seeds the generator never saw, asks questions about them, and writes one line a question
+to `rows.jsonl`: the keys of the native dataset form, and `candidates`, each with its mask, source, quality, IoU and what
+lies under it in words. Scenes that are already there are not done again.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import auto_cli
+from PIL import Image
+from tqdm import tqdm
+
+from rea2seg.config import load_config
+from rea2seg.masks import encode_rle, iou
+from rea2seg.pipeline import Rea2Seg
+from rea2seg.structures import Query
+from rea2seg.synth.descriptions import describe_mask
+from rea2seg.synth.queries import Question, questions
+from rea2seg.synth.render import Rendering, look
+from rea2seg.synth.worlds import World
+from training.scenes import sample_scene, to_tensor
+
+ROWS = "rows.jsonl"
+STREAM = 2
+"""Sets these scenes apart from those of the stages, whose streams are 0 and 1 (`training.batches.SPLITS`)."""
+
+
+def ask(
+    pipeline: Rea2Seg, world: World, rendering: Rendering, asked: list[Question], name: str, image: str
+) -> Iterator[dict[str, Any]]:
+    """One row for each question about a scene, whose image is encoded once."""
+    pixels, seen = to_tensor(rendering.image), look(world, rendering)
+    embedding = None
+    for number, question in enumerate(asked):
+        query = Query(pixels, question.text, f"{name}-{number}")
+        embedding = embedding or pipeline.encode(query)
+        found = [mask for scene in pipeline.scenes(query, embedding) for mask in pipeline.candidates(scene)]
+        truth = torch.from_numpy(question.truth(rendering))
+        yield {
+            "id": query.id,
+            "image": image,
+            "query": question.text,
+            "category": question.category,
+            "component": question.component,
+            "granularity": question.granularity,
+            "reasoning": question.reasoning,
+            "segmentation": encode_rle(truth),
+            "candidates": [
+                {
+                    "segmentation": encode_rle(candidate.mask),
+                    "source": candidate.source,
+                    "quality": round(candidate.quality, 4),
+                    "iou": round(iou(candidate.mask, truth), 6),
+                    "under": describe_mask(candidate.mask.numpy(), rendering, seen),
+                }
+                for candidate in found
+            ],
+        }
+
+
+def done(file: Path) -> set[str]:
+    """The images whose rows are complete; a line that was cut off by a kill is removed first."""
+    if not file.exists():
+        return set()
+    whole = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    file.write_text("".join(whole))
+    return {json.loads(line)["image"] for line in whole}
+
+
+def scoring_data(
+    out: Path,
+    weights: Path,
+    pipeline: str = "mini",
+    count: int = 4000,
+    per_scene: int = 3,
+    categories: tuple[str, ...] = ("geometric", "spatial"),
+    seed: int = 0,
+) -> None:
+    """Write the rows of `count` scenes with `per_scene` questions each. `weights` replaces the pipeline's own."""
+    seats = load_config(pipeline, weights, selector={"class_path": "rea2seg.rivals.Random"}).build()
+    model = Rea2Seg(**seats)
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    finished = done(out / ROWS)
+    with (out / ROWS).open("a") as rows:
+        for index in tqdm(range(count), desc="scenes"):
+            image = f"images/{seed}-{index:06d}.png"
+            if image in finished:
+                continue
+            rng = np.random.default_rng([STREAM, seed, index])
+            world, rendering = sample_scene(rng)
+            asked = questions(rng, world, rendering, per_scene, categories)
+            Image.fromarray(rendering.image).save(out / image)
+            lines = [json.dumps(row) + "\n" for row in ask(model, world, rendering, asked, f"{seed}-{index}", image)]
+            rows.write("".join(lines))  # All rows of a scene or none: `done` goes by images.
+            rows.flush()
+
+
+if __name__ == "__main__":
+    auto_cli(scoring_data, as_positional=False)

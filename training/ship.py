@@ -1,0 +1,52 @@
+"""The folder that mini ships, from the folders its stages wrote: half precision, nothing else changed.
+
+    python -m training.ship --runs runs/mini --out rea2seg/mini
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+FOLDERS = {
+    "segmenter": "segmenter/weights",
+    "generator": "generator/weights",
+    "evaluator": "evaluator_stage1/weights",
+    "evaluator/adapter": "evaluator_stage2/weights",
+}
+"""Where each shipped folder comes from, relative to `--runs`."""
+LEFT_OUT = {"README.md", ".gitattributes"}
+"""What PEFT writes beside an adapter and nobody needs."""
+
+
+def halve(source: Path, target: Path) -> None:
+    """Copy a safetensors file with its float32 tensors in float16."""
+    tensors = {n: t.half() if t.dtype == torch.float32 else t for n, t in load_file(source).items()}
+    save_file(tensors, target, metadata={"format": "pt"})
+
+
+def ship(runs: Path, out: Path) -> None:
+    """Write every folder of mini that the runs have."""
+    for name, origin in FOLDERS.items():
+        if not (runs / origin).is_dir():
+            continue
+        (out / name).mkdir(parents=True, exist_ok=True)
+        for file in sorted((runs / origin).iterdir()):
+            if file.suffix == ".safetensors":
+                halve(file, out / name / file.name)
+            elif file.is_file() and file.name not in LEFT_OUT:
+                shutil.copyfile(file, out / name / file.name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    ship(arguments.runs, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
