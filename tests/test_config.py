@@ -1,4 +1,5 @@
 import json
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,12 @@ def test_reasoning_reaches_the_evaluator_and_an_argument_that_nobody_takes_is_an
     assert "reasoning" in refusal(written(paint), reasoning="perhaps")
 
 
+def test_a_whole_seat_can_be_replaced(paint, written):
+    short = load_config(written(paint), searches=paint["searches"][:1], generator=None).build()
+    assert [type(search).__name__ for search in short["searches"]] == ["PromptSearch"]
+    assert short["generator"] is None
+
+
 def test_auto_leaves_a_device_alone_that_the_config_names(paint, written, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     paint["generator"]["init_args"]["device"] = "cuda:1"
@@ -187,7 +194,7 @@ def test_every_packaged_config_is_right_and_says_how_to_run_it(name, tmp_path):
     text = (Path(__file__).parents[1] / "configs" / f"{name}.yaml").read_text()
     assert text.startswith("# python -m rea2seg.")
     assert f"--config {name} " in text.splitlines()[0]
-    for part in ("generator", "segmenter", "evaluator"):
-        (tmp_path / part).mkdir()
+    for address in re.findall(r"weights://([\w./-]+)", text):
+        (tmp_path / address).mkdir(parents=True, exist_ok=True)
     config = load_config(name, tmp_path, seed=1, reasoning=True)
     assert json.loads(config.text()) == json.loads(load_config(name, tmp_path, seed=1, reasoning=True).text())
