@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from lightning import LightningModule
 from safetensors.torch import save_file
 from segment_anything.modeling import MaskDecoder
@@ -63,7 +63,10 @@ class Questions(Stream):
 
 
 class GeneratorStage(LightningModule):
-    """Wires LISA to a frozen SAM. `weights` and `segmenter` are folders of the stages before."""
+    """Wires LISA to a frozen SAM. `weights` and `segmenter` are folders of the stages before.
+
+    Masks are decoded from step `masks_from` on, for the first `masked` questions of each picture.
+    """
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class GeneratorStage(LightningModule):
         export: str,
         layers: tuple[int, int] = (3, 4),
         masks_from: int = 0,
+        masked: int = 2,
         lr: float = 1e-3,
         warmup: int = 300,
         decay: float = 0.3,
@@ -117,19 +121,22 @@ class GeneratorStage(LightningModule):
             "accuracy/attention": inside.gather(1, attention.argmax(1, keepdim=True)).float().mean(),
         }
         if self.global_step >= self.hparams["masks_from"]:
-            parts |= self.mask_losses(batch, state)
+            some = slice(self.hparams["masked"])
+            parts |= self.mask_losses(batch, said[:, : predictors.shape[1]][:, some], batch.targets.masks()[:, some])
         return parts
 
-    def mask_losses(self, batch: QuestionBatch, state: Float[Tensor, "n d"]) -> dict[str, Tensor]:
+    def mask_losses(
+        self, batch: QuestionBatch, state: Float[Tensor, "b k d"], truth: Bool[Tensor, "b k 1 h w"]
+    ) -> dict[str, Tensor]:
         """Of the single mask, and of the best of three (with a twentieth of the others, so that none is left behind)."""
         with torch.no_grad():
             encoded = encode_canvas(self.sam, batch.canvas, batch.resized)
-        features = encoded.repeat_interleave(len(state) // len(encoded), dim=0)
-        prompt = Prompt(token=self.connector(state)[:, None])
+        features = encoded.repeat_interleave(state.shape[1], dim=0)
+        prompt = Prompt(token=self.connector(state.flatten(0, 1))[:, None])
         lowres, quality = decode_prompts(self.sam.prompt_encoder, self.decoder, features, prompt, ALL_MASKS)
-        shift = batch.targets.shift.repeat_interleave(len(state) // len(encoded), dim=0)
-        logits = at_lattice(lowres.float(), shift, batch.targets.lattice.shape[-1])
-        truth = batch.targets.masks().flatten(0, 1).expand(-1, 4, -1, -1)
+        shift = batch.targets.shift.repeat_interleave(state.shape[1], dim=0)
+        logits = at_lattice(lowres.float(), shift, truth.shape[-1])
+        truth = truth.flatten(0, 1).expand(-1, 4, -1, -1)
         bce, dice, iou = mask_bce(logits, truth), mask_dice(logits, truth), lattice_iou(logits, truth)
         best = nn.functional.one_hot((2 * bce + 0.5 * dice)[:, 1:].argmin(1), 3)
         share = torch.cat([torch.ones_like(bce[:, :1]), 0.5 * (0.95 * best + 0.05)], dim=1)

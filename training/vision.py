@@ -24,6 +24,7 @@ from torch.nn import functional
 from rea2seg.evaluators.internvl import image_pixels, mask_pixels
 from rea2seg.generator.llava import clip_pixels
 from rea2seg.generator.llava import image_features as llava_features
+from rea2seg.synth.render import look
 from rea2seg.synth.vocabulary import COLOURS, KINDS, SIZES, TEXTURES
 from rea2seg.synth.worlds import World
 from training.batches import Movable, Stream
@@ -35,14 +36,15 @@ from training.stage import run
 
 FINE = 4
 """Samples a side inside one token's cell."""
-NAMES = {"kind": len(KINDS), "colour": len(COLOURS), "size": len(SIZES), "texture": len(TEXTURES), "part": 2}
-"""What the heads name, and how many answers each has besides 0 = background."""
+NAMES = {"kind": len(KINDS), "colour": len(COLOURS), "size": len(SIZES), "texture": len(TEXTURES), "part": 2, "middle": 1}
+"""What the heads name, and how many answers each has besides 0 = background; one token of each object is its middle."""
 
 
-def labels_of(world: World, cells: UInt8[np.ndarray, "grid grid fine"]) -> dict[str, np.ndarray]:
-    """For every cell the names of what fills most of it, and the offset of that object's centre and its radius.
+def labels_of(world: World, cells: UInt8[np.ndarray, "grid grid fine"], padded: bool) -> dict[str, np.ndarray]:
+    """For every cell the names of what fills most of it, and where that object's centre lies and how large it is.
 
-    An object counts from 3 of 16 samples on; names are 0 on the background and places are in units of the long side.
+    An object counts from 3 of 16 samples on; names are 0 on the background. `world` is the world as it is seen; places
+    are in sides of the square that the tower sees.
     """
     counts = np.stack([(cells == code).sum(-1) for code in range(PARTS * (len(world.things) + 1))], axis=-1)
     counts[..., 0] = 0
@@ -50,10 +52,25 @@ def labels_of(world: World, cells: UInt8[np.ndarray, "grid grid fine"]) -> dict[
     rows = [(0, 0, 0, 0, 0.0, 0.0, 0.0)]
     for thing in world.things:
         named = (KINDS.index(thing.kind), [*COLOURS].index(thing.colour), [*SIZES].index(thing.size))
-        rows.append((*(n + 1 for n in named), TEXTURES.index(thing.texture) + 1, thing.x, thing.y, thing.radius))
+        x, y = thing.x / world.width, thing.y / world.height
+        if padded:
+            x, y = thing.x + (1 - world.width) / 2, thing.y + (1 - world.height) / 2
+        rows.append((*(n + 1 for n in named), TEXTURES.index(thing.texture) + 1, x, y, thing.radius))
     looked_up = np.array(rows)[code // PARTS]
-    names = dict(zip(("kind", "colour", "size", "texture"), np.moveaxis(looked_up[..., :4].astype(int), -1, 0), strict=True))
-    return {**names, "part": code % PARTS, "place": looked_up[..., 4:].astype(np.float32)}
+    names = dict(zip(NAMES, np.moveaxis(looked_up[..., :4].astype(int), -1, 0), strict=False))
+    place = looked_up[..., 4:].astype(np.float32)
+    return {**names, "part": code % PARTS, "middle": middles(code // PARTS, place[..., :2]), "place": place}
+
+
+def middles(owner: Int[np.ndarray, "grid grid"], centre: Float[np.ndarray, "grid grid 2"]) -> Int[np.ndarray, "grid grid"]:
+    """1 at the one cell of each object that lies nearest to its centre: how a set of cells becomes a set of objects."""
+    grid = len(owner)
+    here = (np.stack(np.meshgrid(np.arange(grid), np.arange(grid)), axis=-1) + 0.5) / grid
+    away = np.abs(here - centre).sum(-1)
+    found = np.zeros_like(owner)
+    for index in np.unique(owner[owner > 0]):
+        found.flat[np.where(owner == index, away, np.inf).argmin()] = 1
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +105,7 @@ def draw_batch(
         world, rendering = sample_scene(rng, split)
         image, codes = to_tensor(rendering.image), codes_of(rendering)
         pixels.append(clip_pixels(image, tower.side, "pad") if padded else image_pixels(image, tower.side))
-        labels = labels_of(world, token_cells(codes, grid, padded))
+        labels = labels_of(look(world, rendering), token_cells(codes, grid, padded), padded)
         places.append(labels.pop("place").reshape(-1, 3))
         names.append(np.stack([labels[name].reshape(-1) for name in NAMES], axis=1))
         goals = torch.from_numpy(np.stack([draw_goal(rng, world).codes()[codes] for _ in range(masks)] or [codes > 0]))

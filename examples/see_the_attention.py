@@ -1,0 +1,29 @@
+"""What the generator's prompt token attends to, as a grid of numbers and as a picture.
+
+    python examples/see_the_attention.py
+"""
+
+from pathlib import Path
+
+from rea2seg import Query, Rea2Seg
+from rea2seg.generator.seeds import SeedSettings, seeds_of
+from rea2seg.images import load_image
+from rea2seg.visualize import attention_map
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    pipe = Rea2Seg.from_config("mini")
+    query = Query(load_image(HERE / "scene.png"), (HERE / "scene.txt").read_text().strip())
+    [scene] = pipe.scenes(query)
+    grounding, seeds = scene.grounding, seeds_of(scene, SeedSettings())
+    assert grounding is not None
+    assert seeds is not None
+    for row in grounding.attention[0]:
+        print(" ".join(f"{100 * value:4.1f}" for value in row))
+    attention_map(query, grounding.attention[0], grounding.cells, seeds.points).save("attention.png")
+
+
+if __name__ == "__main__":
+    main()
