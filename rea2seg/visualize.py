@@ -51,7 +51,7 @@ def overlay(query: Query, ranking: Ranking, top_k: int = 3) -> Image.Image:
         pixels = tinted(pixels, masks[0], colours[0], 0.35)
     # The first mask last and with the thinnest line: where masks coincide, the others' lines show around it.
     for place in reversed(range(len(best))):
-        pixels = outlined(pixels, masks[place], colours[place], 3 + 3 * min(place, 3))
+        pixels = outlined(pixels, masks[place], colours[place], 3 + 2 * min(place, 3))
     page = Image.fromarray(pixels)
     draw = ImageDraw.Draw(page)
     for place, (point, beside) in enumerate(label_places(masks, RADIUS)):
@@ -84,24 +84,24 @@ def attention_map(
 ) -> Image.Image:
     """The prompt token's attention over a grey image, seed points as dots, those behind candidates ringed.
 
-    Colours run from 0 to the 98th percentile, since single tokens often draw attention that says nothing of the image.
+    Colours run from the 2nd to the 98th percentile of what lies on the image, since single tokens often draw attention
+    that says nothing of it.
     """
-    size = view_size(query.size)
-    values = attention.detach().float().cpu()
+    size, values = view_size(query.size), attention.detach().float().cpu()
     finite = bool(values.isfinite().all())
-    top = float(values.quantile(0.98)) or float(values.max()) if finite else 0.0
-    shown = cells.to_image((values / top).clamp(0, 1) if top > 0 else torch.zeros_like(values), query.size)
     seen = cells.to_image(torch.full_like(values, float(finite)), query.size)
+    on_image = cells.to_image(values.nan_to_num(0, 0, 0), query.size)
+    inside = on_image[seen > 0].numpy()
+    low, high = np.percentile(inside, [2, 98]).tolist() if len(inside) else (0.0, 0.0)
+    level = on_pixels(((on_image - low) / max(high - low, 1e-12)).clamp(0, 1), size)
+    strength = (on_pixels(seen, size) * (0.2 + 0.6 * level))[..., None]
     grey = luminance(picture_at(query.image, size)).astype(np.float32)
-    level, view = on_pixels(shown, size), on_pixels(seen, size)
-    strength = (view * (0.2 + 0.6 * level))[..., None]
-    warm = heat(level).astype(np.float32)
-    page = Image.fromarray((grey * 0.9 * (1 - strength) + warm * strength).round().astype(np.uint8))
+    page = Image.fromarray((grey * 0.9 * (1 - strength) + heat(level) * strength).round().astype(np.uint8))
     scale = size[1] / query.size[1], size[0] / query.size[0]
     _draw_seeds(ImageDraw.Draw(page), points.tolist(), chosen, scale)
     width = max(size[1], NARROWEST)
     note = "" if finite else "the attention holds numbers that are not finite: nothing to show"
-    return stacked([headline(query.text, width), page, _heat_legend(top, bool((seen == 0).any()), note, width)])
+    return stacked([headline(query.text, width), page, _heat_legend((low, high), bool((seen == 0).any()), note, width)])
 
 
 def _judged(ranking: Ranking) -> list[tuple[Candidate, Score]]:
@@ -180,15 +180,17 @@ def _draw_seeds(
                 draw.ellipse(box, outline=SOURCES["core"], width=3)
 
 
-def _heat_legend(top: float, hides: bool, note: str, width: int) -> Image.Image:
+def _heat_legend(ends: tuple[float, float], hides: bool, note: str, width: int) -> Image.Image:
     strip = Image.new("RGB", (width, 60), PAPER)
     draw = ImageDraw.Draw(strip)
     if note:
         draw.text((0, 2), note, INK, font(18))
         return strip
-    strip.paste(Image.fromarray(np.tile(heat(np.linspace(0, 1, 200)), (20, 1, 1))), (24, 2))
-    draw.text((0, 1), "0", INK, font(18))
-    draw.text((232, 1), f"attention {top:.2g} and above", INK, font(18))
+    low, high = (f"{end:.2g}" for end in ends)
+    left = 110 + round(font(18).getlength(low))
+    draw.text((0, 1), f"attention  {low}", INK, font(18))
+    strip.paste(Image.fromarray(np.tile(heat(np.linspace(0, 1, 200)), (20, 1, 1))), (left, 2))
+    draw.text((left + 208, 1), high, INK, font(18))
     _draw_seeds(draw, [(8.0, 45.0)], [], (1.0, 1.0))
     draw.text((24, 33), "seed point", INK, font(18))
     _draw_seeds(draw, [(160.0, 45.0)], [(160.0, 45.0)], (1.0, 1.0))
