@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
@@ -188,9 +187,3 @@ def headline(text: str, width: int, size: int = 20) -> Image.Image:
 def luminance(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     """The picture in grey."""
     return np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
-
-
-def on_pixels(values: Float[Tensor, "h w"], size: tuple[int, int]) -> Float[np.ndarray, "height width"]:
-    """A map at (height, width), each value a flat cell."""
-    enlarged = torch.nn.functional.interpolate(values[None, None], size, mode="nearest-exact")[0, 0]
-    return enlarged.cpu().numpy()

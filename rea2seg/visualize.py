@@ -24,7 +24,6 @@ from rea2seg.drawing import (
     label_places,
     luminance,
     mask_at,
-    on_pixels,
     outlined,
     picture_at,
     stacked,
@@ -89,16 +88,17 @@ def attention_map(
     """
     size, values = view_size(query.size), attention.detach().float().cpu()
     finite = bool(values.isfinite().all())
-    seen = cells.to_image(torch.full_like(values, float(finite)), query.size)
-    on_image = cells.to_image(values.nan_to_num(0, 0, 0), query.size)
-    inside = on_image[seen > 0].numpy()
+    x, y = size[1] / query.size[1], size[0] / query.size[0]
+    drawn = CellMap(cells.rows, cells.cols, cells.left * x, cells.top * y, cells.cell_width * x, cells.cell_height * y)
+    seen = drawn.to_image(torch.full_like(values, float(finite)), size).numpy()
+    on_image = drawn.to_image(values.nan_to_num(0, 0, 0), size).numpy()
+    inside = on_image[seen > 0]
     low, high = np.percentile(inside, [2, 98]).tolist() if len(inside) else (0.0, 0.0)
-    level = on_pixels(((on_image - low) / max(high - low, 1e-12)).clamp(0, 1), size)
-    strength = (on_pixels(seen, size) * (0.2 + 0.6 * level))[..., None]
+    level = np.clip((on_image - low) / max(high - low, 1e-12), 0, 1)
+    strength = (seen * (0.2 + 0.6 * level))[..., None]
     grey = luminance(picture_at(query.image, size)).astype(np.float32)
     page = Image.fromarray((grey * 0.9 * (1 - strength) + heat(level) * strength).round().astype(np.uint8))
-    scale = size[1] / query.size[1], size[0] / query.size[0]
-    _draw_seeds(ImageDraw.Draw(page), points.tolist(), chosen, scale)
+    _draw_seeds(ImageDraw.Draw(page), points.tolist(), chosen, (x, y))
     width = max(size[1], NARROWEST)
     note = "" if finite else "the attention holds numbers that are not finite: nothing to show"
     return stacked([headline(query.text, width), page, _heat_legend((low, high), bool((seen == 0).any()), note, width)])
