@@ -6,13 +6,14 @@ workers, and no state of a data loader has to be saved.
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+Moved = TypeVar("Moved", bound="Movable")
 MakeBatch = Callable[[np.random.Generator], Any]
 SPLITS = {"train": 0, "val": 1}
 
@@ -20,7 +21,7 @@ SPLITS = {"train": 0, "val": 1}
 class Movable:
     """For frozen dataclasses of tensors: `to` moves them all, which is what Lightning asks of a batch."""
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> Self:
+    def to(self: Moved, device: torch.device, non_blocking: bool = False) -> Moved:
         values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
         moved = {n: v.to(device, non_blocking=non_blocking) for n, v in values.items() if hasattr(v, "to")}
         return replace(self, **moved)  # type: ignore[type-var]

@@ -112,6 +112,8 @@ def draw_prompt(
 ) -> dict[str, np.ndarray]:
     """One prompt of each decode for one goal, with its eight sets of codes."""
     goal = draw_goal(rng, world)
+    if not goal.codes()[codes].any():  # A part may be hidden altogether, a thing never is.
+        goal = Goal(goal.objects)
     goal_codes = goal.codes()
     where = goal_codes[codes]
     elsewhere = ~where
