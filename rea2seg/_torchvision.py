@@ -10,7 +10,7 @@ import importlib.util
 import torch
 from torch import Tensor
 
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -35,5 +35,5 @@ def _compiled_half_is_missing() -> bool:
 
 if _compiled_half_is_missing() and not hasattr(torch.ops.torchvision, "nms"):
     for name in ("nms", "qnms"):
-        _LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _LIBRARY.impl(name, _nms, "CPU")
+        _LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+        _LIBRARY.impl(name, _nms, "CPU")  # type: ignore[no-untyped-call]

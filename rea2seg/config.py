@@ -18,26 +18,17 @@ from copy import deepcopy
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentError, ArgumentParser
 
 from rea2seg.errors import ConfigError
-from rea2seg.protocols import Generator, Search, Selector
-from rea2seg.structures import Embedding, Masks, Prompt
+from rea2seg.protocols import Generator, Search, Segmenter, Selector
 
 PACKAGE, ROOT = "rea2seg://", "weights://"
 SEATS = ("generator", "segmenter", "searches", "selector")
-
-
-class AnySegmenter(Protocol):
-    """`Segmenter` for comparing signatures: two spellings of a shaped type are never equal, so one is left open."""
-
-    def encode(self, images: Any) -> list[Embedding]: ...
-
-    def decode(self, embedding: Embedding, prompt: Prompt, multimask: bool) -> Masks: ...
 
 
 @dataclass(frozen=True)
@@ -178,7 +169,7 @@ def _chosen_device(device: str) -> str:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--segmenter", type=AnySegmenter, required=True)
+    parser.add_argument("--segmenter", type=Segmenter, required=True)
     parser.add_argument("--searches", type=list[Search], required=True)
     parser.add_argument("--selector", type=Selector, required=True)
     parser.add_argument("--generator", type=Generator)

@@ -6,10 +6,19 @@ They are checkable at run time because the type checks of the tests look at argu
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import UInt8
-from torch import Tensor
-
-from rea2seg.structures import Answer, Candidate, Embedding, Grounding, Masks, Prompt, Query, Ranking, Scene, Score
+from rea2seg.structures import (
+    Answer,
+    Candidate,
+    Embedding,
+    Grounding,
+    Images,
+    Masks,
+    Prompt,
+    Query,
+    Ranking,
+    Scene,
+    Score,
+)
 
 
 @runtime_checkable
@@ -23,7 +32,7 @@ class Generator(Protocol):
 class Segmenter(Protocol):
     """A promptable segmenter: encode an image once, decode any prompts."""
 
-    def encode(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> list[Embedding]: ...
+    def encode(self, images: Images) -> list[Embedding]: ...
 
     def decode(self, embedding: Embedding, prompt: Prompt, multimask: bool) -> Masks: ...
 

@@ -7,6 +7,7 @@ centre of the top-left pixel at (0.5, 0.5). Masks have the size of that image.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,9 @@ from torch.nn import functional
 
 Source = Literal["prompt", "core", "attention", "given"]
 Granularity = Literal["part", "object", "group"]
+Images = Sequence[UInt8[Tensor, "3 _ _"]]
+"""RGB images of any sizes. One name, because configs are checked by comparing signatures, and two spellings of a shaped
+type are never equal."""
 
 
 @dataclass(frozen=True, eq=False)

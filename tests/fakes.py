@@ -10,7 +10,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from rea2seg.protocols import Segmenter
-from rea2seg.structures import Candidate, Canvas, CellMap, Embedding, Grounding, Masks, Prompt, Query, Scene, Score
+from rea2seg.structures import (
+    Candidate,
+    Canvas,
+    CellMap,
+    Embedding,
+    Grounding,
+    Images,
+    Masks,
+    Prompt,
+    Query,
+    Scene,
+    Score,
+)
 
 
 @dataclass
@@ -28,7 +40,7 @@ class FakeSegmenter:
     quality: tuple[float, ...] = (0.9, 0.95, 0.92)
     prompts: list[Prompt] = field(default_factory=list)
 
-    def encode(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> list[Embedding]:
+    def encode(self, images: Images) -> list[Embedding]:
         """Zero features: no test of a search needs others, unless it sets them itself."""
         canvases = [letterbox((image.shape[1], image.shape[2]), self.side) for image in images]
         return [Embedding(torch.zeros(4, 8, 8), canvas) for canvas in canvases]
@@ -114,7 +126,7 @@ class PaintSegmenter:
     device: str = "auto"
     encoded: int = 0
 
-    def encode(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> list[Embedding]:
+    def encode(self, images: Images) -> list[Embedding]:
         self.encoded += len(images)
         return [self._one(image) for image in images]
 

@@ -91,7 +91,7 @@ def test_checking_a_config_loads_nothing(paint, written, monkeypatch):
         (lambda c: evaluator_of(c).update(init_args={"reasonin": True}), ["PaintEvaluator", "reasonin"]),
         (lambda c: evaluator_of(c).update(class_path="tests.fakes.Nobody"), ["tests.fakes", "Nobody"]),
         (lambda c: evaluator_of(c).update(class_path="no.such.module.Judge"), ["no.such.module.Judge"]),
-        (lambda c: c["segmenter"].update(class_path="tests.fakes.PaintEvaluator"), ["PaintEvaluator", "AnySegmenter"]),
+        (lambda c: c["segmenter"].update(class_path="tests.fakes.PaintEvaluator"), ["PaintEvaluator", "Segmenter"]),
         (lambda c: c["searches"].append({"class_path": "tests.fakes.PaintGenerator"}), ["PaintGenerator", "Search"]),
     ],
 )

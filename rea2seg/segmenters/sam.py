@@ -8,7 +8,6 @@ keeps one pixel of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from segment_anything.modeling import Sam as SamModel
 from torch import Tensor, nn
 
 from rea2seg.errors import CheckpointError
-from rea2seg.structures import Canvas, Embedding, Masks, Prompt
+from rea2seg.structures import Canvas, Embedding, Images, Masks, Prompt
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SINGLE, MULTI = range(1), range(1, 4)
@@ -235,7 +234,7 @@ class Sam:
 
     # no_grad and not inference_mode: training decodes frozen embeddings with tokens that want gradients.
     @torch.no_grad()
-    def encode(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> list[Embedding]:
+    def encode(self, images: Images) -> list[Embedding]:
         """One embedding an image, whatever their sizes."""
         embeddings: list[Embedding] = []
         for start in range(0, len(images), self.batch):
