@@ -8,11 +8,11 @@ exactly the ids of inference.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -64,6 +64,7 @@ class Asked:
     under: list[str]
 
 
+@runtime_checkable
 class Source(Protocol):
     """Draws a picture of a split and `count` questions about it, with a group of masks each unless told otherwise."""
 
@@ -134,7 +135,7 @@ class JudgementDrawer:
         masks = [mask for _, questions in drawn for asked in questions for mask in asked.masks]
         return JudgementBatch(pixels, self.mask_pixels(masks), packed, words, digits)
 
-    def mask_pixels(self, masks: list[Mask]) -> Float[Tensor, "m 3 mask_side mask_side"]:
+    def mask_pixels(self, masks: list[Bool[np.ndarray, "_ _"]]) -> Float[Tensor, "m 3 mask_side mask_side"]:
         """The masks of a batch as pictures, in the order of their places in the sequences; sizes may differ."""
         pictures = [mask_pixels(torch.from_numpy(mask)[None], self.sides[1]) for mask in masks]
         return torch.cat(pictures) if pictures else torch.zeros(0, 3, self.sides[1], self.sides[1])

@@ -1,0 +1,202 @@
+"""Training shows the evaluator exactly what inference shows it, and labels exactly what it is to say."""
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from rea2seg.evaluators.internvl import InternVL, image_pixels, mask_pixels
+from rea2seg.evaluators.prompts import SHORT, prefix_ids, suffix_ids
+from rea2seg.evaluators.replies import format_scores, reply_ids
+from rea2seg.structures import Candidate, Query
+from tests.training.conftest import LANGUAGE, VIT, roughen
+from training.evaluator import EvaluatorStage
+from training.judgements import IGNORED, WHAT, Asked, FreshScenes, JudgementDrawer
+from training.mini import small_internvl
+
+SIDES, TOKENS = (64, 32), (16, 4)
+TASKS = ("explain", "describe", "score", "reason")
+COUNT = 2
+
+
+def drawer_of(tokenizer, task, sides=SIDES, tokens=TOKENS, source=None):
+    source = source or FreshScenes(["attribute", "geometric", "spatial"], group=3)
+    return JudgementDrawer(tokenizer, SHORT, sides, tokens, {task: 1.0}, {task: COUNT}, source)
+
+
+def drawn_by(task, seed=3, scenes=2):
+    """The scenes of `JudgementDrawer.batch` with the same generator, whose first draw is the task."""
+    rng = np.random.default_rng(seed)
+    rng.choice(1, p=np.ones(1))
+    source = FreshScenes(["attribute", "geometric", "spatial"], group=3)
+    return [source(rng, COUNT, "train", masks=task != "explain") for _ in range(scenes)]
+
+
+def expected_reply(task, asked):
+    under = f"masks: {'; '.join(asked.under)}."
+    if task == "score":
+        return format_scores(asked.scores) + "<|im_end|>"
+    if task == "reason":
+        return f"{asked.reasoning} {under}\n{format_scores(asked.scores)}<|im_end|>"
+    return {"explain": asked.reasoning, "describe": under}[task] + "<|im_end|>"
+
+
+@pytest.fixture(scope="module")
+def stage(tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluator")
+    roughen(small_internvl(VIT, LANGUAGE, tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return EvaluatorStage(str(folder), str(folder / "export")).eval()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_block_is_what_inference_feeds_and_its_labels_are_the_reply(tokenizer, task):
+    batch = drawer_of(tokenizer, task).batch(np.random.default_rng(3), 2, "train")
+    for row, (_, questions) in enumerate(drawn_by(task)):
+        for block, asked in enumerate(questions):
+            text = WHAT if task == "describe" else asked.text
+            prompt = prefix_ids(tokenizer, SHORT, text, TOKENS[0])
+            prompt += suffix_ids(tokenizer, SHORT, len(asked.masks), TOKENS[1], task != "score")
+            mine = (batch.packed.owner[row] == -1) | (batch.packed.owner[row] == block)
+            ids = batch.packed.ids[row][mine].tolist()
+            assert ids[: len(prompt)] == prompt
+            reply = ids[len(prompt) :]
+            assert tokenizer.decode(reply) == expected_reply(task, asked)
+            if task in ("score", "reason"):
+                reasoning = "" if task == "score" else f"{asked.reasoning} masks: {'; '.join(asked.under)}."
+                assert reply == reply_ids(tokenizer, SHORT, asked.scores, reasoning)
+            own = batch.packed.owner[row] == block
+            labels = torch.where(batch.words[row] != IGNORED, batch.words[row], batch.digits[row])[own].tolist()
+            start = int(own.sum()) - len(reply)
+            assert labels == [IGNORED] * (start - 1) + reply + [IGNORED]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_nothing_is_labelled_twice_and_only_the_replies_are(tokenizer, task):
+    batch = drawer_of(tokenizer, task).batch(np.random.default_rng(3), 2, "train")
+    words, digits = batch.words != IGNORED, batch.digits != IGNORED
+    assert not (words & digits).any()
+    assert not (words | digits)[batch.packed.owner < 0].any()
+    assert digits.any() == (task in ("score", "reason"))
+
+
+@pytest.mark.parametrize("task", ["score", "reason"])
+def test_digits_are_those_of_the_scores_and_no_others(tokenizer, task):
+    batch = drawer_of(tokenizer, task).batch(np.random.default_rng(3), 2, "train")
+    for row, (_, questions) in enumerate(drawn_by(task)):
+        said = batch.digits[row][batch.digits[row] != IGNORED].tolist()
+        scores = [f"{score:.2f}" for asked in questions for score in asked.scores]
+        assert tokenizer.decode(said) == "".join(scores).replace(".", "")
+
+
+def test_an_opening_within_the_words_is_not_taken_for_the_scores(tokenizer):
+    asked = Asked("it", "Scores: [0.5 is b3.", [np.ones((8, 8), bool)], [0.25], ["cup b3"])
+    drawer = drawer_of(tokenizer, "reason")
+    block = drawer.block("reason", asked)
+    assert tokenizer.decode([block.ids[at] for at in sorted(drawer.scored(block))]) == "025"
+
+
+def fixed_source(group=2):
+    """One picture with two questions and two masks each, all of them different."""
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.integers(0, 255, (3, 48, 64), dtype=np.uint8))
+
+    def asked(text, masks):
+        return Asked(text, "because.", list(masks), [0.12, 1.0][: len(masks)], ["cup b3", "background"][: len(masks)])
+
+    coarse = rng.random((2, group, 6, 8)) > 0.5
+    masks = coarse.repeat(8, axis=2).repeat(8, axis=3)
+    questions = [asked("the red cup", masks[0]), asked("the box left of the blue ball", masks[1])]
+    return image, questions
+
+
+def single(drawer, image, asked, task):
+    """A batch of one block."""
+    one = JudgementDrawer(
+        drawer.tokenizer, SHORT, drawer.sides, (drawer.image_tokens, drawer.mask_tokens), {task: 1.0}, {task: 1},
+        lambda *_, **__: (image, [asked]),
+    )  # fmt: skip
+    return one.batch(np.random.default_rng(0), 1, "train")
+
+
+@torch.no_grad()
+def test_features_are_where_the_model_itself_puts_them(stage, tokenizer):
+    """One block whose image and masks are of one size is an ordinary call of the model."""
+    image, questions = fixed_source()
+    drawer = drawer_of(tokenizer, "reason", (64, 64), (16, 16))
+    batch = single(drawer, image, questions[0], "reason")
+    masks = mask_pixels(torch.from_numpy(np.stack(questions[0].masks)), 64)
+    pixels = torch.cat([image_pixels(image, 64)[None], masks])
+    ids = batch.packed.ids
+    theirs = stage.model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels).logits
+    mine = logits_of(stage, batch)
+    assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+    swapped = pixels[[0, 2, 1]]
+    other = stage.model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=swapped).logits
+    assert (mine - other).abs().max() > 0.1
+
+
+def logits_of(stage, batch):
+    hidden = stage.base.model.language_model(
+        inputs_embeds=stage.see(batch), attention_mask=batch.packed.mask(), position_ids=batch.packed.positions
+    ).last_hidden_state
+    return stage.base.lm_head(hidden)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("task", ["score", "reason"])
+def test_a_packed_batch_is_one_call_for_each_of_its_blocks(stage, tokenizer, task):
+    image, questions = fixed_source()
+    other = image.flip(2)
+    turns = iter([(image, questions), (other, questions[1:])])
+    drawer = JudgementDrawer(tokenizer, SHORT, SIDES, TOKENS, {task: 1.0}, {task: 2}, lambda *_, **__: next(turns))
+    batch = drawer.batch(np.random.default_rng(0), 2, "train")
+    packed = logits_of(stage, batch)
+    alone = [(0, 0, image, questions[0]), (0, 1, image, questions[1]), (1, 0, other, questions[1])]
+    for row, block, picture, asked in alone:
+        own = batch.packed.owner[row] == block
+        expected = logits_of(stage, single(drawer, picture, asked, task))[0]
+        assert_close(packed[row][own], expected[-int(own.sum()) :], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_evaluator_meets_at_inference_the_probabilities_of_training(stage, tokenizer):
+    """Its confidence in the first digit of the first mask, out of `InternVL.score` and out of a training batch."""
+    image, questions = fixed_source(group=1)
+    judge = InternVL.wrap(stage.model, tokenizer, template=SHORT, image_side=64, mask_side=32)
+    seen = []
+    judge._judge, whole = lambda reply: seen.append(reply.choices) or whole(reply), judge._judge
+    for asked in questions:
+        judge.score(
+            Query(image, asked.text), [[Candidate(torch.from_numpy(mask), "given", 0.5) for mask in asked.masks]]
+        )
+        batch = single(drawer_of(tokenizer, "score"), image, asked, "score")
+        first = int(torch.nonzero(batch.digits[0] != IGNORED)[0])
+        digits = judge.grammar.digits[:2]
+        mine = logits_of(stage, batch)[0, first].softmax(-1)[list(digits)].sum()
+        assert seen[-1][0].mass == pytest.approx(float(mine), rel=1e-3)
+
+
+def test_masks_of_a_batch_follow_their_places(tokenizer):
+    batch = drawer_of(tokenizer, "score").batch(np.random.default_rng(3), 2, "train")
+    masks = [mask for _, questions in drawn_by("score") for asked in questions for mask in asked.masks]
+    assert len(batch.mask_pixels) == 2 * COUNT * 3
+    for shown, mask in zip(batch.mask_pixels, masks, strict=True):
+        assert_close(shown, mask_pixels(torch.from_numpy(mask)[None], 32)[0])
+    assert_close(batch.pixels[1], image_pixels(drawn_by("score")[1][0], 64))
+
+
+def test_tasks_are_drawn_by_their_weights(tokenizer):
+    image, questions = fixed_source()
+    told = []
+
+    def source(rng, count, split, masks):  # noqa: ARG001
+        told.append(masks)
+        return image, questions[:count]
+
+    drawer = JudgementDrawer(
+        tokenizer, SHORT, SIDES, TOKENS, {"explain": 1.0, "score": 3.0}, {"explain": 1, "score": 1}, source
+    )
+    for seed in range(40):
+        drawer.batch(np.random.default_rng(seed), 1, "train")
+    assert 24 <= sum(told) <= 36

@@ -1,0 +1,149 @@
+"""What the generator is trained on is what it meets in `Lisa`: same tokens, same rows, same states, same places."""
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from rea2seg.generator.lisa import Lisa
+from rea2seg.generator.tokens import SEG, TokenLayout, control_id, expand
+from rea2seg.segmenters.sam import Sam, build_sam, save_sam
+from rea2seg.structures import CellMap, Prompt, Query
+from rea2seg.synth.queries import questions
+from rea2seg.text import clean_question
+from tests.training.conftest import CLIP, CONVERSATION, LANGUAGE, SAM, roughen
+from training.generator import GeneratorStage
+from training.mini import small_llava
+from training.questions import QuestionDrawer, draw_questions, image_columns, share_inside, target_codes
+from training.scenes import code_lattice, codes_of, sample_scene, to_tensor
+
+COUNT, GRID = 3, CLIP.side // CLIP.patch
+
+
+@pytest.fixture(scope="module")
+def drawer(tokenizer):
+    return QuestionDrawer(tokenizer, CONVERSATION, "[SEG]", CLIP.side, GRID, SAM.image_size, 16, COUNT)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Two scenes with their questions, as `QuestionDrawer.batch` draws them with the same generator."""
+    rng = np.random.default_rng(5)
+    return [draw_questions(rng, COUNT, "train") for _ in range(2)]
+
+
+@pytest.fixture(scope="module")
+def batch(drawer):
+    return drawer.batch(np.random.default_rng(5), 2, "train")
+
+
+@pytest.fixture(scope="module")
+def stage(tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stages")
+    torch.manual_seed(0)  # SAM's positional encoding is random, and no parameter.
+    parts = small_llava(CLIP, LANGUAGE, tokenizer, SAM.channels)
+    roughen(parts.mllm)
+    roughen(parts.connector, 1)
+    parts.save(folder / "vision")
+    save_sam(roughen(build_sam(SAM), 2), SAM, folder / "segmenter")
+    stage = GeneratorStage(str(folder / "vision"), str(folder / "segmenter"), str(folder / "export"), layers=(0, 1))
+    roughen(stage.decoder, 3)
+    return stage
+
+
+@pytest.fixture(scope="module")
+def lisa(stage):
+    settings = {"conversation": CONVERSATION, "layers": (0, 1), "answer": "[SEG]", "geometry": "pad"}
+    return Lisa.wrap(stage.mllm, stage.connector, stage.parts.tokenizer, **settings)
+
+
+def test_every_block_completes_the_prefix_to_the_ids_of_inference(drawn, batch, lisa):
+    for row, (_, asked) in enumerate(drawn):
+        for block, question in enumerate(asked):
+            whole = expand(lisa._teach(clean_question(question.text)), GRID**2)
+            owner = batch.packed.owner[row]
+            mine = (owner == -1) | (owner == block)
+            assert batch.packed.ids[row][mine].tolist() == whole
+            assert batch.packed.positions[row][mine].tolist() == list(range(len(whole)))
+
+
+def test_predictors_and_image_columns_are_those_of_the_token_layout(batch, stage, drawn, lisa):
+    _, predictors, _ = stage.read(batch)
+    for row, (_, asked) in enumerate(drawn):
+        for block, question in enumerate(asked):
+            ids = expand(lisa._teach(question.text), GRID**2)
+            layout = TokenLayout.of(ids, (GRID, GRID), lisa.seg)
+            assert image_columns(batch.packed.ids) == layout.image
+            at = int(predictors[row, block])
+            assert batch.packed.owner[row, at] == block
+            assert (int(batch.packed.positions[row, at]),) == layout.predictors
+            assert batch.packed.ids[row, at + 1] == control_id(stage.parts.tokenizer, SEG)
+
+
+@torch.no_grad()
+def test_a_packed_batch_reads_the_states_and_rows_that_lisa_reads(batch, stage, drawn, lisa):
+    hidden, predictors, attention = stage.read(batch)
+    assert attention.std(-1).mean() > 0.003  # Sharp enough that a shifted row or column would show.
+    for row, (rendering, asked) in enumerate(drawn):
+        image = to_tensor(rendering.image)
+        groundings = lisa.ground([Query(image, question.text) for question in asked])
+        for block, grounding in enumerate(groundings):
+            token = stage.connector(hidden[row, predictors[row, block]])
+            assert_close(token, grounding.token[0, 0], atol=1e-4, rtol=1e-4)
+            assert_close(attention[row, block], grounding.attention[0].flatten(), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_masks_of_training_are_those_that_the_segmenter_decodes(batch, stage, drawn, lisa):
+    """With the library's own masks in place of the truth, the single mask of training is right nearly everywhere."""
+    sam, cells = Sam.wrap(stage.sam, stage.decoder), 64
+    hidden, predictors, _ = stage.read(batch)
+    truth = torch.zeros(len(drawn), COUNT, 1, cells, cells, dtype=torch.bool)
+    for row, (rendering, asked) in enumerate(drawn):
+        image = to_tensor(rendering.image)
+        embedding, shift = sam.encode([image])[0], batch.targets.shift[row].numpy()
+        span = tuple(length * cells / SAM.image_size for length in embedding.canvas.resized)
+        for block, question in enumerate(asked):
+            token = lisa.ground([Query(image, question.text)])[0].token
+            mask = sam.decode(embedding, Prompt(token=token), multimask=False).upsample()[0] > 0
+            lattice = code_lattice(mask.numpy().astype(np.uint8), cells, shift, span)
+            truth[row, block, 0] = torch.from_numpy(lattice).bool()
+    assert 0.05 < truth.float().mean() < 0.95
+
+    def single_iou(truth):
+        states = hidden[torch.arange(len(drawn))[:, None], predictors]
+        return stage.mask_losses(batch, states, truth)["iou/single"]
+
+    # Not 1: what is beside the picture counts as background here.
+    assert single_iou(truth) > 0.85
+    assert single_iou(truth.roll(1, -1)) < 0.75
+    assert single_iou(truth.roll(1, -2)) < 0.75
+
+
+def test_inside_are_the_tokens_whose_pixels_show_the_target(tokenizer, drawn):
+    drawer = QuestionDrawer(tokenizer, CONVERSATION, "[SEG]", 192, 12, SAM.image_size, 16, COUNT)
+    for rendering, asked in drawn:
+        row = drawer.row(np.random.default_rng(0), rendering, asked)
+        boxes = CellMap.padded(rendering.instance_ids.shape, 12).boxes().round().int().clamp(min=0).tolist()
+        for question, inside in zip(asked, row["inside"], strict=True):
+            truth = question.truth(rendering)
+            covered = np.array([truth[top:bottom, left:right].sum() for left, top, right, bottom in boxes])
+            assert covered[inside].min() > 0.35 * covered.max()
+            assert covered[~inside].max() < 0.65 * covered.max()
+
+
+def test_tokens_count_as_inside_from_half_of_the_fullest_on():
+    cells = np.array([[[1, 1, 1, 1], [1, 1, 0, 0]], [[1, 0, 0, 0], [0, 0, 0, 0]]], np.uint8)
+    assert share_inside(cells, np.array([False, True])).tolist() == [True, True, False, False]
+    assert not share_inside(cells, np.array([False, False, True])).any()
+
+
+def test_the_codes_of_an_answer_are_its_mask():
+    checked = set()
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        world, rendering = sample_scene(rng)
+        for question in questions(rng, world, rendering, 6):
+            checked.add(question.granularity)
+            assert (target_codes(question)[codes_of(rendering)] == question.truth(rendering)).all()
+    assert checked == {"part", "object", "group"}
