@@ -122,12 +122,12 @@ def draw_prompt(
         elsewhere = mates[codes] if (mates[codes]).any() else elsewhere
     first = points_on(rng, where, sizes[0])
     second = np.concatenate([points_on(rng, where, sizes[1]), points_on(rng, elsewhere, 1)])
-    touched = [codes[int(y), int(x)] for x, y in first]
-    touched_again = [codes[int(y), int(x)] for x, y in second[:-1]]
+    touched = [int(codes[int(y), int(x)]) for x, y in first]
+    touched_again = [int(codes[int(y), int(x)]) for x, y in second[:-1]]
     levels = levels_at(touched, world, goal)
     single = code_set({touched[0] // PARTS - 1}) if kind == "point" else goal_codes
     if kind == "point":  # One point cannot ask for a group.
-        levels = levels_at(touched, world, Goal((int(touched[0]) // PARTS - 1,)))
+        levels = levels_at(touched, world, Goal((touched[0] // PARTS - 1,)))
     return {
         "first_points": first,
         "first_labels": np.ones(len(first), int),

@@ -89,8 +89,8 @@ def token_cells(
 ) -> UInt8[np.ndarray, "grid grid fine"]:
     """Samples of the codes inside every token's cell, for pictures letterboxed or stretched onto the token grid."""
     height, width = codes.shape
-    cells = grid * FINE
-    span = (cells * height / max(height, width), cells * width / max(height, width)) if padded else (cells, cells)
+    cells, long = grid * FINE, max(height, width)
+    span = (cells * height / long, cells * width / long) if padded else (float(cells), float(cells))
     shift = np.array([-(cells - span[1]) / 2, -(cells - span[0]) / 2])
     lattice = code_lattice(codes, cells, shift, span)
     return lattice.reshape(grid, FINE, grid, FINE).transpose(0, 2, 1, 3).reshape(grid, grid, FINE * FINE)

@@ -1,0 +1,64 @@
+"""A killed and resumed run sees what an uninterrupted one would have seen."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.batches import Batches, Movable, Stream
+
+
+def draw(rng):
+    return int(rng.integers(1_000_000))
+
+
+def stream(seed=0, workers=0, step=0, val_batches=3):
+    made = Stream(draw, draw, seed, workers, val_batches)
+
+    class At:
+        global_step = step
+
+    made.trainer = At()
+    return made
+
+
+def first(loader, count=6):
+    return [batch for batch, _ in zip(loader, range(count), strict=False)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_workers_gives_the_same_order(workers):
+    assert first(stream(workers=workers).train_dataloader()) == first(stream().train_dataloader())
+
+
+def test_a_resumed_run_goes_on_with_the_next_batch():
+    assert first(stream(step=2).train_dataloader(), 4) == first(stream().train_dataloader())[2:]
+
+
+def test_seeds_and_splits_have_batches_of_their_own():
+    train, other, val = (first(Batches(draw, *of)) for of in ((0, "train"), (1, "train"), (0, "val")))
+    assert not set(train) & set(other)
+    assert not set(train) & set(val)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_validation_is_a_fixed_set(workers):
+    sets = [[*stream(seed=seed, workers=workers, step=step).val_dataloader()] for seed, step in ((0, 0), (4, 7))]
+    assert len(sets[0]) == 3
+    assert sets[0] == sets[1]
+
+
+def test_a_batch_moves_as_a_whole():
+    @dataclass(frozen=True, eq=False)
+    class Inner(Movable):
+        ids: Tensor
+
+    @dataclass(frozen=True, eq=False)
+    class Outer(Movable):
+        inner: Inner
+        kind: str
+
+    moved = Outer(Inner(torch.zeros(2)), "point").to(torch.device("meta"))
+    assert moved.inner.ids.device.type == "meta"
+    assert moved.kind == "point"

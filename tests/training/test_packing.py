@@ -1,0 +1,55 @@
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model
+
+from rea2seg.generator.attention import BACKEND
+from tests.training.conftest import roughen
+from training.packing import PADDING, PREFIX, pack
+
+PREFIX_IDS = [5, 6, 7]
+ROWS = [[[11, 12], [13, 14, 15, 16], [17]], [[18, 19, 20], [21]]]
+SIZE = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+@pytest.mark.parametrize("backend", ["sdpa", BACKEND])
+@pytest.mark.parametrize(("family", "config"), [(LlamaModel, LlamaConfig), (Qwen2Model, Qwen2Config)])
+@torch.no_grad()
+def test_a_packed_pass_is_one_pass_for_each_question(family, config, backend):
+    model = roughen(family(config(**SIZE)))
+    model.set_attn_implementation(backend)
+    packed = pack(PREFIX_IDS, ROWS, pad=0)
+    together = model(
+        input_ids=packed.ids, attention_mask=packed.mask(), position_ids=packed.positions, use_cache=False
+    ).last_hidden_state
+    for row, blocks in enumerate(ROWS):
+        for number, block in enumerate(blocks):
+            alone = model(input_ids=torch.tensor([PREFIX_IDS + block])).last_hidden_state[0]
+            assert_close(together[row][packed.owner[row] == number], alone[len(PREFIX_IDS) :], atol=1e-5, rtol=1e-5)
+        assert_close(together[row][packed.owner[row] == PREFIX], alone[: len(PREFIX_IDS)], atol=1e-5, rtol=1e-5)
+    assert together.isfinite().all()
+
+
+def test_positions_go_on_from_the_prefix_and_padding_is_on_the_right():
+    packed = pack(PREFIX_IDS, ROWS, pad=3)
+    assert packed.ids[1].tolist() == [5, 6, 7, 18, 19, 20, 21, 3, 3, 3]
+    assert packed.owner[1].tolist() == [PREFIX] * 3 + [0, 0, 0, 1] + [PADDING] * 3
+    assert packed.positions[0].tolist() == [0, 1, 2, 3, 4, 3, 4, 5, 6, 3]
+
+
+def test_nobody_attends_to_padding_or_to_another_question():
+    packed = pack(PREFIX_IDS, ROWS, pad=3)
+    mask, owner = packed.mask()[1, 0], packed.owner[1]
+    real = owner != PADDING
+    assert not mask[real][:, ~real].any()
+    assert mask[3:6, :3].all()
+    assert not mask[6, 3:6].any()
+    assert mask.diagonal().all()
+    assert not mask.triu(1).any()

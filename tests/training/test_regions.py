@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from rea2seg.synth.queries import questions
+from training.regions import blob, damaged, draw_masks, iou, other_objects
+from training.scenes import codes_of, sample_scene
+
+
+def asked(seed):
+    rng = np.random.default_rng(seed)
+    world, rendering = sample_scene(rng)
+    return rng, world, rendering, questions(rng, world, rendering, 1)[0]
+
+
+def test_groups_are_full_and_show_something():
+    best = []
+    for seed in range(40):
+        rng, world, rendering, question = asked(seed)
+        truth = question.truth(rendering)
+        masks = draw_masks(rng, world, codes_of(rendering), question, truth, 5)
+        assert len(masks) == 5
+        assert all(mask.any() and mask.shape == truth.shape and mask.dtype == bool for mask in masks)
+        scores = [iou(mask, truth) for mask in masks]
+        assert all(0 <= score <= 1 for score in scores)
+        best.append(max(scores))
+    # The truth is in three groups of four, at times damaged.
+    assert 0.4 < np.mean(np.array(best) == 1) < 0.95
+    assert min(best) < 0.5
+
+
+def test_the_same_generator_draws_the_same_masks():
+    drawn = []
+    for _ in range(2):
+        rng, world, rendering, question = asked(3)
+        drawn.append(draw_masks(rng, world, codes_of(rendering), question, question.truth(rendering), 5))
+    assert all((one == other).all() for one, other in zip(*drawn, strict=True))
+
+
+def test_rivals_of_the_targets_kind_come_first():
+    rng, world, _, question = asked(1)
+    order = other_objects(rng, world, question)
+    kind = world.things[question.target[0]].kind
+    same = [world.things[index].kind == kind for index in order]
+    assert sorted(order) == list(range(len(world.things)))
+    assert same == sorted(same, reverse=True)
+
+
+def test_damage_leaves_something_to_be_judged():
+    single = np.zeros((20, 30), bool)
+    single[7, 9] = True
+    square = np.zeros((20, 30), bool)
+    square[5:15, 5:15] = True
+    for mask in (single, square):
+        results = [damaged(np.random.default_rng(seed), mask) for seed in range(60)]
+        assert all(result.any() and result.shape == mask.shape for result in results)
+        assert len({result.tobytes() for result in results}) > 10
+
+
+def test_blobs_are_never_empty():
+    assert all(blob(np.random.default_rng(seed), (3, 50)).any() for seed in range(60))
+
+
+@pytest.mark.parametrize(("one", "other", "value"), [([1, 1, 0], [0, 1, 1], 1 / 3), ([0, 0], [0, 0], 1), ([1], [0], 0)])
+def test_iou_by_hand(one, other, value):
+    assert iou(np.array([one], bool), np.array([other], bool)) == pytest.approx(value)

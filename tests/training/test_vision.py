@@ -1,0 +1,126 @@
+"""The labels of an image token say what is where that token looks."""
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from rea2seg.evaluators.internvl import image_pixels, mask_pixels
+from rea2seg.generator.llava import clip_pixels, image_features
+from rea2seg.structures import CellMap
+from rea2seg.synth.render import look, render
+from rea2seg.synth.vocabulary import KINDS
+from rea2seg.synth.worlds import Thing, World
+from tests.training.conftest import CLIP, LANGUAGE, VIT, roughen
+from training.mini import small_internvl, small_llava
+from training.scenes import codes_of
+from training.vision import NAMES, TokenBatch, coverage, draw_batch, labels_of, middles, token_cells
+
+GRID = 4
+WORLD = World(
+    1.0,
+    0.75,
+    (
+        Thing(0, "cup", "blue", "large", "striped", x=0.3, y=0.3, radius=0.12, depth=0),
+        Thing(1, "ball", "red", "small", "plain", x=0.8, y=0.6, radius=0.055, depth=1),
+    ),
+    (0.0, -1.0),
+    seed=0,
+)
+
+
+@pytest.mark.parametrize("size", [(256, 224), (224, 256)])
+@pytest.mark.parametrize("family", ["generator", "evaluator"])
+@torch.no_grad()
+def test_tokens_are_in_the_order_of_their_cells(tokenizer, family, size):
+    """Where no token sees another, a dot in the middle of a labelled cell changes the token of that cell alone."""
+    if family == "generator":
+        model = roughen(small_llava(CLIP, LANGUAGE, tokenizer, 32).mllm)
+
+        def features(image):
+            return image_features(model, clip_pixels(image, CLIP.side, "pad")[None])[0]
+    else:
+        model = roughen(small_internvl(VIT, LANGUAGE, tokenizer))
+
+        def features(image):
+            return model.get_image_features(pixel_values=image_pixels(image, VIT.side)[None]).pooler_output[0]
+
+    for name, parameter in model.named_parameters():
+        if "vision_tower" in name and ("out_proj" in name or "projection_layer" in name):
+            parameter.zero_()
+    padded = family == "generator"
+    cells = CellMap.padded(size, GRID) if padded else CellMap.stretched(size, (GRID, GRID))
+    grey, checked = torch.full((3, *size), 128, dtype=torch.uint8), 0
+    for token, (left, top, right, bottom) in enumerate(cells.boxes().tolist()):
+        x, y = round((left + right) / 2), round((top + bottom) / 2)
+        if not (8 <= x < size[1] - 8 and 8 <= y < size[0] - 8):
+            continue
+        codes = np.zeros(size, np.uint8)
+        codes[y - 8 : y + 8, x - 8 : x + 8] = 3
+        dotted = grey.clone()
+        dotted[:, codes > 0] = 255
+        changed = (features(dotted) - features(grey)).abs().amax(-1) > 1e-4
+        assert np.flatnonzero(token_cells(codes, GRID, padded).any(-1)).tolist() == [token]
+        assert changed.nonzero()[:, 0].tolist() == [token]
+        checked += 1
+    assert checked == GRID**2
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_labels_name_what_fills_a_cell_and_place_its_object(padded):
+    rendering = render(WORLD)
+    seen = look(WORLD, rendering)
+    labels = labels_of(seen, token_cells(codes_of(rendering), 12, padded), padded)
+    down = 0.125 if padded else 0.0
+    scale = 1.0 if padded else 1 / 0.75
+    cup, ball = seen.things
+    row, col = int(12 * (ball.y * scale + down)), int(12 * ball.x)
+    assert labels["kind"][row, col] == 1 + KINDS.index("ball")
+    assert {name: int(labels[name][row, col]) for name in ("size", "texture", "part")} == {
+        "size": 1,
+        "texture": 1,
+        "part": 1,
+    }
+    assert_close(labels["place"][row, col], np.array([ball.x, ball.y * scale + down, ball.radius], np.float32))
+    row, col = int(12 * (cup.y * scale + down)), int(12 * cup.x)
+    assert {name: int(labels[name][row, col]) for name in ("size", "texture", "part")} == {
+        "size": 3,
+        "texture": 2,
+        "part": 2,
+    }
+    assert_close(labels["place"][row, col, :2], np.array([cup.x, cup.y * scale + down], np.float32))
+    assert labels["middle"].sum() == 2
+    assert labels["middle"][row, col] == 1
+    nothing = labels["kind"] == 0
+    assert nothing[0, 0]
+    assert all((labels[name][nothing] == 0).all() for name in NAMES)
+
+
+def test_the_middle_of_an_object_is_its_cell_nearest_to_the_centre():
+    owner = np.array([[0, 1, 1], [0, 1, 1], [2, 0, 0]])
+    centre = np.where((owner == 1)[..., None], [0.9, 0.4], [0.2, 0.9])
+    assert middles(owner, centre).tolist() == [[0, 0, 0], [0, 0, 1], [1, 0, 0]]
+
+
+def test_coverage_is_the_white_share_of_each_square():
+    mask = torch.zeros(2, 32, 32, dtype=torch.bool)
+    mask[0, :4, 16:20] = True  # Half of the first two squares a token has 4 x 4 of, in the second token of two by two.
+    mask[1, 16:, :16] = True
+    found = coverage(mask_pixels(mask, 32), 2)
+    assert found.shape == (2, 4, 16)
+    assert found[0, 1].tolist() == [1.0] + [0.0] * 15
+    assert found[1].tolist() == [[0.0] * 16, [0.0] * 16, [1.0] * 16, [0.0] * 16]
+    assert coverage(torch.zeros(0, 3, 32, 32), 2).shape == (0, 4, 16)
+
+
+@pytest.mark.parametrize(("tower", "padded", "masks"), [(CLIP, True, 0), (VIT, False, 2)])
+def test_a_batch_has_a_row_of_labels_for_every_token(tower, padded, masks):
+    batch = draw_batch(np.random.default_rng(0), 2, tower, GRID, padded, masks, 32, "train")
+    assert isinstance(batch, TokenBatch)
+    assert batch.names.shape == (2, GRID**2, len(NAMES))
+    assert batch.place.shape == (2, GRID**2, 3)
+    assert batch.mask_pixels.shape == (2 * masks, 3, 32, 32)
+    assert batch.coverage.shape == (2 * masks, 4, 16)
+    most = torch.tensor([*NAMES.values()])
+    assert (batch.names <= most).all()
+    assert (batch.place[batch.names[..., 0] > 0] > 0).all()
