@@ -64,13 +64,16 @@ class Asked:
     under: list[str]
 
 
+Drawn = tuple[UInt8[Tensor, "3 h w"], list[Asked]]
+"""A picture and questions about it. One name, because configs are checked by comparing signatures, and two spellings of
+a shaped type are never equal."""
+
+
 @runtime_checkable
 class Source(Protocol):
     """Draws a picture of a split and `count` questions about it, with a group of masks each unless told otherwise."""
 
-    def __call__(
-        self, rng: np.random.Generator, count: int, split: str, masks: bool
-    ) -> tuple[UInt8[Tensor, "3 h w"], list[Asked]]: ...
+    def __call__(self, rng: np.random.Generator, count: int, split: str, masks: bool) -> Drawn: ...
 
 
 class FreshScenes:
@@ -79,9 +82,7 @@ class FreshScenes:
     def __init__(self, categories: Sequence[str], group: int = 5) -> None:
         self.categories, self.group = tuple(categories), group
 
-    def __call__(
-        self, rng: np.random.Generator, count: int, split: str, masks: bool
-    ) -> tuple[UInt8[Tensor, "3 h w"], list[Asked]]:
+    def __call__(self, rng: np.random.Generator, count: int, split: str, masks: bool) -> Drawn:
         while True:
             world, rendering = sample_scene(rng, split)
             found = questions(rng, world, rendering, count, self.categories)

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
-from torch import Tensor
 
 from rea2seg.errors import InputError
 from rea2seg.images import load_image
 from rea2seg.masks import decode_rle
-from training.judgements import Asked
+from training.judgements import Asked, Drawn
 from training.scoring_data import ROWS
 
 
@@ -35,9 +33,7 @@ class ScoredRows:
             "val": [by_image[name] for place, name in enumerate(images) if not place % 20],
         }
 
-    def __call__(
-        self, rng: np.random.Generator, count: int, split: str, masks: bool
-    ) -> tuple[UInt8[Tensor, "3 h w"], list[Asked]]:
+    def __call__(self, rng: np.random.Generator, count: int, split: str, masks: bool) -> Drawn:
         pictures = self.images[split]
         rows = pictures[int(rng.integers(len(pictures)))]
         chosen = [rows[int(index)] for index in rng.permutation(len(rows))[:count]]

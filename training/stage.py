@@ -1,5 +1,6 @@
 """How every stage is started, checkpointed, resumed and exported: LightningCLI with a few fixed manners."""
 
+import warnings
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -29,6 +30,8 @@ class ExportAtEnd(Callback):
 def run(stage: type[LightningModule], data: type[LightningDataModule]) -> None:
     """The command line of a stage. Add `--ckpt_path last` to go on from the last checkpoint."""
     torch.set_float32_matmul_precision("high")
+    # Models come from the library in eval mode; they have no dropout, so that it makes no difference.
+    warnings.filterwarnings("ignore", "Found .* in eval mode")
     LightningCLI(
         stage,
         data,
