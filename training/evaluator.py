@@ -133,9 +133,11 @@ class EvaluatorStage(LightningModule):
 
     def export(self) -> None:
         """Write the model and its tokenizer, or the adapter alone."""
+        if self.hparams["rank"]:
+            self.model.save_pretrained(self.hparams["export"], save_embedding_layers=False)
+            return
         self.model.save_pretrained(self.hparams["export"])
-        if not self.hparams["rank"]:
-            self.tokenizer.save_pretrained(self.hparams["export"])
+        self.tokenizer.save_pretrained(self.hparams["export"])
 
 
 if __name__ == "__main__":

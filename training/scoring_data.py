@@ -67,12 +67,14 @@ def ask(
 
 
 def done(file: Path) -> set[str]:
-    """The images whose rows are complete; a line that was cut off by a kill is removed first."""
+    """The images that need not be done again; rows of the last one, which a kill may have cut off, are removed."""
     if not file.exists():
         return set()
-    whole = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    file.write_text("".join(whole))
-    return {json.loads(line)["image"] for line in whole}
+    lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    images = [json.loads(line)["image"] for line in lines]
+    kept = [line for line, image in zip(lines, images, strict=True) if image != images[-1]]
+    file.write_text("".join(kept))
+    return {*images[:-1]} - {*images[-1:]}
 
 
 def scoring_data(
@@ -99,7 +101,7 @@ def scoring_data(
             asked = questions(rng, world, rendering, per_scene, categories)
             Image.fromarray(rendering.image).save(out / image)
             lines = [json.dumps(row) + "\n" for row in ask(model, world, rendering, asked, f"{seed}-{index}", image)]
-            rows.write("".join(lines))  # All rows of a scene or none: `done` goes by images.
+            rows.write("".join(lines))
             rows.flush()
 
 

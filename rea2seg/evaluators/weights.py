@@ -47,7 +47,8 @@ def _merged(model: Any, adapter: Path) -> Any:
             adapted = PeftModel.from_pretrained(model, adapter, local_files_only=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{adapter} cannot be loaded as an adapter: {_first_line(error)}") from error
-    wanted = set(get_peft_model_state_dict(adapted))
+    # Left to itself, PEFT would look for the model the adapter was trained on, in its old place and then on the net.
+    wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     _refuse(adapter, "missing", sorted(wanted - stored))
     _refuse(adapter, "unexpected", sorted(stored - wanted))
     return adapted.merge_and_unload()

@@ -1,0 +1,87 @@
+"""The stages of configs/train, shrunk to seconds: same files, same folders, tiny numbers."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import yaml
+
+from rea2seg.segmenters.sam import SamConfig
+from tests.training.conftest import CLIP, LANGUAGE, SAM, VIT
+from training import evaluator, generator, segmenter, vision
+from training.stage import run
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "train"
+FIVE_LAYERS = {**vars(LANGUAGE), "depth": 5}
+"""Mini's pipeline reads the attention of layers 3 and 4."""
+TINY: dict[str, tuple[Callable[[], None], dict[str, Any]]] = {
+    "segmenter": (
+        lambda: run(segmenter.SegmenterStage, segmenter.PromptedScenes),
+        {"model.config": vars(SAM), "data.side": SAM.image_size, "data.cells": 16, "data.prompts": 2},
+    ),
+    "vision_generator": (
+        lambda: run(vision.VisionStage, vision.LabelledScenes),
+        {
+            "model.tower": vars(CLIP),
+            "model.language": FIVE_LAYERS,
+            "model.prompt_width": SAM.channels,
+            "data.tower": vars(CLIP),
+            "data.grid": 4,
+        },
+    ),
+    "vision_evaluator": (
+        lambda: run(vision.VisionStage, vision.LabelledScenes),
+        {
+            "model.tower": vars(VIT),
+            "model.language": vars(LANGUAGE),
+            "data.tower": vars(VIT),
+            "data.grid": 4,
+            "data.mask_side": 32,
+            "data.masks": 1,
+        },
+    ),
+    "generator": (
+        lambda: run(generator.GeneratorStage, generator.Questions),
+        {
+            "model.masks_from": 1,
+            "data.side": CLIP.side,
+            "data.grid": 4,
+            "data.canvas": SAM.image_size,
+            "data.cells": 16,
+            "data.count": 2,
+        },
+    ),
+    "evaluator_stage1": (lambda: run(evaluator.EvaluatorStage, evaluator.Judgements), {}),
+    "evaluator_stage2": (lambda: run(evaluator.EvaluatorStage, evaluator.Judgements), {"model.rank": 2}),
+}
+assert isinstance(SAM, SamConfig)
+
+
+def tiny_config(name: str, steps: int, **overrides: Any) -> dict[str, Any]:
+    """A config of configs/train with tiny numbers, for that many steps."""
+    config: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    config["trainer"] |= {"max_steps": steps, "val_check_interval": steps, "log_every_n_steps": 1}
+    config["trainer"] |= {"enable_progress_bar": False, "enable_model_summary": False}
+    config["trainer"]["callbacks"][0]["init_args"] |= {"every_n_train_steps": 1, "save_top_k": -1}
+    config["data"] |= {"scenes": 2, "workers": 0, "val_batches": 1}
+    for key, value in (TINY[name][1] | overrides).items():
+        section, field = key.split(".")
+        assert field in config[section] or field in ("seed", "masked"), f"{key} is no key of {name}.yaml"
+        config[section][field] = value
+    return config
+
+
+def train(name: str, steps: int, *arguments: str, **overrides: Any) -> None:
+    """Run a stage in the current folder, as its command line does."""
+    file = Path(f"{name}.yaml")
+    file.write_text(yaml.safe_dump(_plain(tiny_config(name, steps, **overrides))))
+    with mock.patch.object(sys, "argv", ["training", "fit", "--config", str(file), *arguments]):
+        TINY[name][0]()
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _plain(value) for key, value in node.items()}
+    return [_plain(item) for item in node] if isinstance(node, list | tuple) else node

@@ -1,0 +1,219 @@
+"""Every stage starts from its config, writes what the library loads, and resumes as if nothing had happened."""
+
+import csv
+import json
+import os
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from rea2seg.evaluators.internvl import InternVL
+from rea2seg.evaluators.weights import load_internvl
+from rea2seg.generator.lisa import Lisa
+from rea2seg.images import load_image
+from rea2seg.masks import decode_rle, iou
+from rea2seg.pipeline import Rea2Seg
+from rea2seg.segmenters.sam import Sam
+from rea2seg.structures import Query
+from tests.training.conftest import CONVERSATION
+from tests.training.stages import CONFIGS, train
+from training.scored_rows import ScoredRows
+from training.scoring_data import scoring_data
+from training.ship import ship
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+]
+SCORING = {"weights": Path("runs/mini/shipped"), "out": Path("runs/mini/scoring"), "count": 3, "per_scene": 2}
+
+
+@pytest.fixture(scope="module")
+def work(tokenizer, tmp_path_factory):
+    """A folder in which everything of `make train-mini` was done in its order, two steps a stage."""
+    folder = tmp_path_factory.mktemp("work")
+    tokenizer.save_pretrained(folder / "runs/mini/tokenizer")
+    with chdir(folder):
+        for name in ("segmenter", "vision_generator", "generator", "vision_evaluator", "evaluator_stage1"):
+            train(name, 2)
+        ship(Path("runs/mini"), Path("runs/mini/shipped"))
+        scoring_data(**SCORING)
+        train("evaluator_stage2", 2)
+        ship(Path("runs/mini"), Path("runs/mini/shipped"))
+    return folder / "runs/mini"
+
+
+@pytest.fixture
+def rows(work):
+    return [json.loads(line) for line in (work / "scoring/rows.jsonl").read_text().splitlines()]
+
+
+def test_every_stage_writes_what_the_library_loads(work):
+    sam = Sam(work / "segmenter/weights", work / "generator/weights/mask_decoder.safetensors")
+    lisa = Lisa(work / "generator/weights", CONVERSATION, layers=(3, 4), answer="[SEG]", geometry="pad", device="cpu")
+    adapter = work / "evaluator_stage2/weights"
+    InternVL(work / "evaluator_stage1/weights", adapter, image_side=64, mask_side=32)
+    image = torch.zeros(3, 40, 60, dtype=torch.uint8)
+    assert lisa.ground([Query(image, "it")])[0].token.shape == (1, 1, 32)
+    assert sam.encode([image])[0].features.shape == (32, 8, 8)
+
+
+def test_the_whole_of_mini_runs_on_what_was_shipped(work):
+    pipeline = Rea2Seg.from_config("mini", work / "shipped", device="cpu")
+    image = next((work / "scoring/images").iterdir())
+    ranking = pipeline(image, "the red ball")
+    assert len(ranking) >= 3
+    assert all(score.iou is not None for score in ranking.scores)
+
+
+def changed(one, other):
+    """The tensors of two safetensors files that differ."""
+    before, after = load_file(one), load_file(other)
+    assert before.keys() == after.keys()
+    return {name for name in before if not before[name].equal(after[name])}
+
+
+def test_the_generator_trains_its_language_model_and_its_decoder_alone(work):
+    touched = changed(*(work / f"{name}/weights/model.safetensors" for name in ("vision_generator", "generator")))
+    assert any("language_model.model.layers" in name for name in touched)
+    assert not [name for name in touched if "vision_tower" in name or "multi_modal_projector" in name]
+    assert changed(*(work / f"{name}/weights/connector.safetensors" for name in ("vision_generator", "generator")))
+    decoder = load_file(work / "generator/weights/mask_decoder.safetensors")
+    stock = load_file(work / "segmenter/weights/model.safetensors")
+    assert any(not value.equal(stock[f"mask_decoder.{name}"]) for name, value in decoder.items())
+
+
+def test_the_evaluator_trains_its_language_model_alone(work):
+    names = ("vision_evaluator", "evaluator_stage1")
+    touched = changed(*(work / f"{name}/weights/model.safetensors" for name in names))
+    assert any("language_model.model.layers" in name for name in touched)
+    assert not [name for name in touched if "vision_tower" in name or "multi_modal_projector" in name]
+
+
+def test_stage_2_is_an_adapter_of_the_language_layers(work):
+    adapter = load_file(work / "evaluator_stage2/weights/adapter_model.safetensors")
+    config = json.loads((work / "evaluator_stage2/weights/adapter_config.json").read_text())
+    assert config["r"] == 2
+    assert all(".language_model.layers." in name for name in adapter)
+    assert len(adapter) == 2 * 7 * 2  # Two layers of seven projections, two matrices each.
+    assert any(value.any() for name, value in adapter.items() if "lora_B" in name)
+    plain, _ = load_internvl(work / "evaluator_stage1/weights", None, "float32")
+    merged, _ = load_internvl(work / "evaluator_stage1/weights", work / "evaluator_stage2/weights", "float32")
+    moved = {name for name, value in plain.state_dict().items() if not value.equal(merged.state_dict()[name])}
+    assert len(moved) == 2 * 7
+
+
+@pytest.mark.parametrize("name", ["segmenter", "evaluator_stage1"])
+def test_a_run_killed_after_two_steps_ends_where_an_uninterrupted_one_does(work, tokenizer, tmp_path, name):
+    tokenizer.save_pretrained(tmp_path / "runs/mini/tokenizer")
+    os.symlink(work / "vision_evaluator", tmp_path / "runs/mini/vision_evaluator")
+    checkpoints = tmp_path / f"runs/mini/{name}/checkpoints"
+    exported = []
+    with chdir(tmp_path):
+        for arguments in ([], ["--ckpt_path", str(checkpoints / "epoch=0-step=2.ckpt")]):
+            train(name, 4, *arguments, **{"data.seed": 1})
+            exported.append(load_file(f"runs/mini/{name}/weights/model.safetensors"))
+            Path(f"runs/mini/{name}/weights/model.safetensors").unlink()
+    whole, resumed = exported
+    assert_close(resumed, whole, atol=0, rtol=0)
+    logs = [tmp_path / f"runs/mini/{name}/log/version_{run}/metrics.csv" for run in (0, 1)]
+    steps = [[int(row["step"]) for row in csv.DictReader(log.open())] for log in logs]
+    assert [min(run) for run in steps] == [0, 2]
+
+
+def test_rows_are_complete(work, rows):
+    assert {row["image"] for row in rows} == {f"images/0-{index:06d}.png" for index in range(3)}
+    assert len({row["id"] for row in rows}) == len(rows) == 6
+    for row in rows:
+        assert row["category"] in ("geometric", "spatial")
+        assert row["query"]
+        assert row["reasoning"]
+        truth = decode_rle(row["segmentation"])
+        assert truth.any()
+        assert tuple(truth.shape) == load_image(work / "scoring" / row["image"]).shape[1:]
+        assert {candidate["source"] for candidate in row["candidates"]} >= {"prompt"}
+        for candidate in row["candidates"]:
+            assert candidate["iou"] == pytest.approx(iou(decode_rle(candidate["segmentation"]), truth), abs=1e-6)
+            assert candidate["under"]
+
+
+@pytest.mark.parametrize("kept", ["all", "half of the last line", "the first line of the last scene", "no images"])
+def test_scoring_data_resumes_to_the_same_file(work, tmp_path, kept):
+    whole = (work / "scoring/rows.jsonl").read_text()
+    lines = whole.splitlines(keepends=True)
+    cut = {
+        "all": whole,
+        "half of the last line": whole[: -len(lines[-1]) // 2],
+        "the first line of the last scene": "".join(lines[:-1]),
+        "no images": "",
+    }[kept]
+    (tmp_path / "rows.jsonl").write_text(cut)
+    scoring_data(**SCORING | {"weights": work / "shipped", "out": tmp_path})
+    assert (tmp_path / "rows.jsonl").read_text() == whole
+
+
+def test_scored_rows_give_groups_of_their_candidates(work, rows):
+    source, queries = ScoredRows(str(work / "scoring"), group=2), {row["query"]: row for row in rows}
+    for split in ("train", "val"):
+        image, asked = source(np.random.default_rng(0), 2, split, masks=True)
+        assert len(asked) == 2
+        for one in asked:
+            row = queries[one.text]
+            assert load_image(work / "scoring" / row["image"]).equal(image)
+            assert one.reasoning == row["reasoning"]
+            assert len(one.masks) == len(one.scores) == len(one.under) == 2
+            known = {(candidate["iou"], candidate["under"]) for candidate in row["candidates"]}
+            assert {*zip(one.scores, one.under, strict=True)} <= known
+            truth = decode_rle(row["segmentation"])
+            assert one.scores == pytest.approx([iou(torch.from_numpy(mask), truth) for mask in one.masks], abs=1e-6)
+    _, asked = source(np.random.default_rng(0), 2, "train", masks=False)
+    assert asked[0].masks == []
+
+
+def test_what_ships_is_half_as_large_and_otherwise_the_same(work):
+    for name in ("segmenter", "generator", "evaluator_stage1"):
+        shipped = load_file(work / "shipped" / name.removesuffix("_stage1") / "model.safetensors")
+        trained = load_file(work / name / "weights/model.safetensors")
+        assert shipped.keys() == trained.keys()
+        assert {value.dtype for value in shipped.values()} == {torch.float16}
+        assert_close(shipped, {key: value.half() for key, value in trained.items()})
+    files = {str(file.relative_to(work / "shipped")) for file in (work / "shipped").rglob("*") if file.is_file()}
+    assert {"generator/tokenizer.json", "evaluator/tokenizer.json", "evaluator/adapter/adapter_config.json"} <= files
+    assert not [file for file in files if file.endswith(("README.md", ".gitattributes"))]
+
+
+def read(*path):
+    return yaml.safe_load(CONFIGS.joinpath(*path).read_text())
+
+
+def test_the_stages_are_trained_as_mini_runs():
+    """What training and inference must share is written in several files."""
+    mini, stage = read("..", "mini.yaml"), read("generator.yaml")
+    lisa = mini["generator"]["init_args"]
+    assert lisa["conversation"] == stage["data"]["conversation"]
+    assert lisa["answer"] == stage["data"]["answer"]
+    assert lisa["layers"] == stage["model"]["layers"]
+    assert lisa["row"] == "predictor"
+    assert lisa["geometry"] == "pad"
+    tower, canvas = read("vision_generator.yaml"), read("segmenter.yaml")
+    assert tower["data"]["padded"]
+    assert tower["model"]["tower"] == tower["data"]["tower"]
+    assert tower["model"]["prompt_width"] == canvas["model"]["config"]["channels"]
+    assert stage["data"]["side"] == tower["data"]["tower"]["side"]
+    assert stage["data"]["grid"] == tower["data"]["grid"] == stage["data"]["side"] // tower["data"]["tower"]["patch"]
+    assert stage["data"]["canvas"] == canvas["data"]["side"] == canvas["model"]["config"]["image_size"]
+    judge, seen = mini["selector"]["init_args"]["evaluator"]["init_args"], read("vision_evaluator.yaml")
+    assert seen["model"]["tower"] == seen["data"]["tower"]
+    assert not seen["data"]["padded"]
+    assert seen["data"]["mask_side"] == judge["mask_side"]
+    for number in (1, 2):
+        data = read(f"evaluator_stage{number}.yaml")["data"]
+        assert data["template"] == judge["template"]
+        assert (data["image_side"], data["mask_side"]) == (judge["image_side"], judge["mask_side"])
+        assert data["image_side"] == seen["data"]["tower"]["side"]
