@@ -62,4 +62,5 @@ class Stream(LightningDataModule):
         return self._load(Batches(self.make_val, 0, "val", count=self.val_batches))
 
     def _load(self, batches: Batches) -> DataLoader[Any]:
-        return DataLoader(batches, batch_size=None, num_workers=self.workers, prefetch_factor=4 if self.workers else None)
+        ahead = 4 if self.workers else None
+        return DataLoader(batches, batch_size=None, num_workers=self.workers, prefetch_factor=ahead)

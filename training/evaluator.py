@@ -4,9 +4,9 @@
     python -m training.evaluator fit --config configs/train/evaluator_stage2.yaml
 
 Stage 1: plain questions without reasoning, what lies under a mask, and questions answered in words. Stage 2: relational
-questions with and without reasoning, as a LoRA adapter on the language layers (the paper trains both stages with LoRA of
-rank 128 on InternVL3-8B). Departures, mini only: stage 1 trains all of the language model, because nothing here comes
-trained; the digits of the scores have a loss of their own, so that they are not drowned by the words.
+questions with and without reasoning, as a LoRA adapter on the language layers (the paper trains both stages with LoRA
+of rank 128 on InternVL3-8B). Departures, mini only: stage 1 trains all of the language model, because nothing here
+comes trained; the digits of the scores have a loss of their own, so that they are not drowned by the words.
 """
 
 from collections.abc import Mapping
@@ -124,7 +124,8 @@ class EvaluatorStage(LightningModule):
         return sum((WEIGHTS[name] * parts[name] for name in WEIGHTS.keys() & parts.keys()), torch.zeros(()))
 
     def validation_step(self, batch: JudgementBatch, index: int) -> None:
-        self.log_dict({f"val/{name}": value for name, value in self.losses(batch).items()}, batch_size=len(batch.pixels))
+        parts = {f"val/{name}": value for name, value in self.losses(batch).items()}
+        self.log_dict(parts, batch_size=len(batch.pixels))
 
     def configure_optimizers(self) -> dict[str, Any]:
         h = self.hparams

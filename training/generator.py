@@ -2,10 +2,10 @@
 
     python -m training.generator fit --config configs/train/generator.yaml
 
-The vision tower, SAM's image encoder and SAM's own decoder are frozen; the language model, the connector and (as in LISA;
-the paper freezes it) a mask decoder for the raw token are trained. Departures, mini only, because nothing here comes
-trained: the language model learns from scratch instead of through LoRA; two losses point it at the target, a contrastive
-one between the `[SEG]` predictor's state and the image tokens and one on its attention; masks enter after
+The vision tower, SAM's image encoder and SAM's own decoder are frozen; the language model, the connector and (as in
+LISA; the paper freezes it) a mask decoder for the raw token are trained. Departures, mini only, because nothing here
+comes trained: the language model learns from scratch instead of through LoRA; two losses point it at the target, a
+contrastive one between the `[SEG]` predictor's state and the image tokens and one on its attention; masks enter after
 `masks_from` steps; the three multi-mask outputs learn the best of three.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rea2seg.generator.attention import enable, probe
 from rea2seg.generator.llava import embed, image_features, last_hidden, load
-from rea2seg.generator.tokens import IMAGE, SEG, Conversation, control_id
+from rea2seg.generator.tokens import SEG, Conversation, control_id
 from rea2seg.segmenters.sam import SamConfig, build_decoder, decode_prompts, load_sam
 from rea2seg.structures import Prompt
 from training.batches import Stream
@@ -55,9 +55,7 @@ class Questions(Stream):
         workers: int = 1,
         val_batches: int = 12,
     ) -> None:
-        drawer = QuestionDrawer(
-            load_tokenizer(tokenizer), conversation, answer, side, grid, canvas, cells, count
-        )
+        drawer = QuestionDrawer(load_tokenizer(tokenizer), conversation, answer, side, grid, canvas, cells, count)
         train, val = (partial(drawer.batch, scenes=scenes, split=split) for split in ("train", "val"))
         super().__init__(train, val, seed, workers, val_batches)
 
@@ -128,7 +126,7 @@ class GeneratorStage(LightningModule):
     def mask_losses(
         self, batch: QuestionBatch, state: Float[Tensor, "b k d"], truth: Bool[Tensor, "b k 1 h w"]
     ) -> dict[str, Tensor]:
-        """Of the single mask, and of the best of three (with a twentieth of the others, so that none is left behind)."""
+        """Of the single mask, and of the best of three (with a twentieth of all, so that none is left behind)."""
         with torch.no_grad():
             encoded = encode_canvas(self.sam, batch.canvas, batch.resized)
         features = encoded.repeat_interleave(state.shape[1], dim=0)
@@ -154,7 +152,8 @@ class GeneratorStage(LightningModule):
         return sum((WEIGHTS[name] * parts[name] for name in WEIGHTS.keys() & parts.keys()), torch.zeros(()))
 
     def validation_step(self, batch: QuestionBatch, index: int) -> None:
-        self.log_dict({f"val/{name}": value for name, value in self.losses(batch).items()}, batch_size=len(batch.pixels))
+        parts = {f"val/{name}": value for name, value in self.losses(batch).items()}
+        self.log_dict(parts, batch_size=len(batch.pixels))
 
     def configure_optimizers(self) -> dict[str, Any]:
         h = self.hparams

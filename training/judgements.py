@@ -158,7 +158,11 @@ class JudgementDrawer:
         return reply_ids(self.tokenizer, self.template, asked.scores, reasoning)
 
     def label(
-        self, words: Int[Tensor, " length"], digits: Int[Tensor, " length"], ids: Int[Tensor, " length"], blocks: list[Block]
+        self,
+        words: Int[Tensor, " length"],
+        digits: Int[Tensor, " length"],
+        ids: Int[Tensor, " length"],
+        blocks: list[Block],
     ) -> None:
         """Write the labels of one sequence: position t predicts token t + 1."""
         start = len(self.prefix)
@@ -169,8 +173,7 @@ class JudgementDrawer:
             start = stop
 
     def scored(self, block: Block) -> set[int]:
-        """The places in a block of the digits of its scores: those after the last opening that a choice is left at."""
-        opening = list(self.grammar.opening)
-        ends = [at + len(opening) for at in range(block.reply, len(block.ids)) if block.ids[at : at + len(opening)] == opening]
-        digits = set(self.grammar.digits)
-        return {at for at in range(ends[-1], len(block.ids)) if block.ids[at] in digits} if ends else set()
+        """The places in a block of the digits of its scores, which come after the last opening."""
+        opening, digits = list(self.grammar.opening), set(self.grammar.digits)
+        starts = [at for at in range(block.reply, len(block.ids)) if block.ids[at : at + len(opening)] == opening]
+        return {at for at in range(starts[-1], len(block.ids)) if block.ids[at] in digits} if starts else set()

@@ -38,7 +38,9 @@ def mask_focal(
     return (missed**gamma * loss).mean((-2, -1))
 
 
-def mask_dice(logits: Float[Tensor, "*n h w"], truth: Bool[Tensor, "*n h w"], smooth: float = 1.0) -> Float[Tensor, "*n"]:
+def mask_dice(
+    logits: Float[Tensor, "*n h w"], truth: Bool[Tensor, "*n h w"], smooth: float = 1.0
+) -> Float[Tensor, "*n"]:
     """1 - Dice coefficient of each mask, smoothed by `smooth` points."""
     probability, target = logits.sigmoid(), truth.to(logits.dtype)
     overlap = (probability * target).sum((-2, -1))

@@ -1,9 +1,9 @@
 """Prompts that teach a small SAM what the searches of the pipeline ask of it, with their true masks.
 
-Each prompt has a goal: an object, a part, or a few objects of one kind. The first decode gets one point, a few points or
-a box; the second gets more points, a background point and the logits of the first, as the core search does. The three
-multi-mask outputs have fixed meanings (part, object, all of the kind), which a small model learns faster than SAM's
-choice of the best of three (mini only). A goal of several objects takes the object's place.
+Each prompt has a goal: an object, a part, or a few objects of one kind. The first decode gets one point, a few points
+or a box; the second gets more points, a background point and the logits of the first, as the core search does. The
+three multi-mask outputs have fixed meanings (part, object, all of the kind), which a small model learns faster than
+SAM's choice of the best of three (mini only). A goal of several objects takes the object's place.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from rea2seg.segmenters.sam import resized_shape, resize_to
+from rea2seg.segmenters.sam import resize_to, resized_shape
 from rea2seg.structures import Prompt
 from rea2seg.synth.render import Rendering
 from rea2seg.synth.vocabulary import PARTS as KINDS_WITH_PARTS
@@ -80,8 +80,8 @@ def box_of(where: Bool[np.ndarray, "h w"], jitter: Float[np.ndarray, " 4"]) -> F
 class PromptBatch(Movable):
     """n prompts on each of b scenes; coordinates in pixels of the segmenter's canvas.
 
-    `targets` holds eight masks a prompt: the single mask and the three levels of the first decode, then of the second, which takes place
-    if `refine`.
+    `targets` holds eight masks a prompt: the single mask and the three levels of the first decode, then those of the
+    second, which takes place if `refine`.
     """
 
     images: UInt8[Tensor, "b 3 side side"]
@@ -119,7 +119,7 @@ def draw_prompt(
     elsewhere = ~where
     if rng.random() < 0.5:
         mates = code_set(thing.index for thing in world.of_kind(world.things[goal.objects[0]].kind)) & ~goal_codes
-        elsewhere = mates[codes] if (mates[codes]).any() else elsewhere
+        elsewhere = mates[codes] if mates[codes].any() else elsewhere
     first = points_on(rng, where, sizes[0])
     second = np.concatenate([points_on(rng, where, sizes[1]), points_on(rng, elsewhere, 1)])
     touched = [int(codes[int(y), int(x)]) for x, y in first]
@@ -138,9 +138,7 @@ def draw_prompt(
     }
 
 
-def draw_batch(
-    rng: np.random.Generator, scenes: int, prompts: int, side: int, cells: int, split: str
-) -> PromptBatch:
+def draw_batch(rng: np.random.Generator, scenes: int, prompts: int, side: int, cells: int, split: str) -> PromptBatch:
     """A batch of fresh scenes; all first prompts of a batch are of one kind, so that they stack."""
     kind = FIRST_PROMPTS[int(rng.choice(3, p=[0.5, 0.3, 0.2]))]
     sizes = (1 if kind == "point" else int(rng.integers(2, 5)), int(rng.integers(2, 10)))

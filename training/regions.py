@@ -1,4 +1,4 @@
-"""Masks to be judged, drawn without a segmenter: the truth, what could be mistaken for it, and damaged forms of both."""
+"""Masks to be judged, drawn without a segmenter: the truth, what could be taken for it, and damaged forms of both."""
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -30,8 +30,9 @@ def damaged(rng: np.random.Generator, mask: Mask) -> Mask:
         return np.roll(mask, rng.integers(-6, 7, 2).tolist(), axis=(0, 1))
     if choice == 3:
         ys, xs = np.nonzero(mask)
-        axis, at = (ys, np.arange(mask.shape[0])[:, None]) if rng.random() < 0.5 else (xs, np.arange(mask.shape[1])[None])
-        border = np.quantile(axis, rng.uniform(0.25, 0.75))
+        rows, cols = np.arange(mask.shape[0])[:, None], np.arange(mask.shape[1])[None]
+        inside, at = (ys, rows) if rng.random() < 0.5 else (xs, cols)
+        border = np.quantile(inside, rng.uniform(0.25, 0.75))
         kept = mask & ((at <= border) if rng.random() < 0.5 else (at >= border))
         return kept if kept.any() else mask
     return mask | blob(rng, mask.shape)

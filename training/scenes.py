@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from rea2seg.synth.render import Rendering, render, sample_world
@@ -74,18 +74,6 @@ class Targets(Movable):
         scenes, prompts, kinds, _ = self.table.shape
         index = self.lattice.long().flatten(1)[:, None, None].expand(-1, prompts, kinds, -1)
         return self.table.gather(3, index).reshape(scenes, prompts, kinds, *self.lattice.shape[1:])
-
-
-def overlap_counts(codes: UInt8[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, " codes"]:
-    """How many pixels of each code lie under a mask."""
-    return np.bincount(codes[mask], minlength=CODES)
-
-
-def code_iou(codes: UInt8[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, " codes"]) -> float:
-    """IoU of a mask with a set of codes."""
-    under, everywhere = overlap_counts(codes, mask), np.bincount(codes.ravel(), minlength=CODES)
-    union = under.sum() + everywhere[truth].sum() - under[truth].sum()
-    return float(under[truth].sum() / union) if union else 1.0
 
 
 def to_tensor(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "3 h w"]:

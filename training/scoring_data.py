@@ -2,9 +2,9 @@
 
     python -m training.scoring_data --config configs/train/scoring_data.yaml
 
-Draws scenes of SGDR-Synth from seeds the generator never saw, asks questions about them, and writes one line a question
-to `rows.jsonl`: the keys of the native dataset form, and `candidates`, each with its mask, source, quality, IoU and what
-lies under it in words. Scenes that are already there are not done again.
+Draws scenes of SGDR-Synth from seeds the generator never saw, asks questions about them, and writes one line a
+question to `rows.jsonl`: the keys of the native dataset form, and `candidates`, each with its mask, source, quality,
+IoU and what lies under it in words. Scenes that are already there are not done again.
 """
 
 import json

@@ -3,7 +3,8 @@
     python -m training.segmenter fit --config configs/train/segmenter.yaml
 
 Up to two decodes a step: the first from one point, a few points or a box, the second (every other step) from more
-points, a background point and the logits of the first. Mask losses are SAM's focal : dice = 20 : 1, and the quality head learns the IoU.
+points, a background point and the logits of the first. Mask losses are SAM's focal : dice = 20 : 1, and the quality
+head learns the IoU.
 """
 
 from functools import partial
@@ -29,8 +30,7 @@ WEIGHTS = {"focal": 20.0, "dice": 1.0, "quality": 1.0}
 
 
 class PromptedScenes(Stream):
-    """`scenes` fresh scenes a step with `prompts` prompts each; `side` is the segmenter's
-    canvas in pixels, `cells` the lattice of the losses."""
+    """`scenes` fresh scenes a step, `prompts` prompts each, for a canvas of `side` pixels and a lattice of `cells`."""
 
     def __init__(
         self,

@@ -4,8 +4,8 @@
     python -m training.vision fit --config configs/train/vision_evaluator.yaml
 
 Tower and projector are trained; linear heads on the projected tokens name kind, colour, size, texture and part of what
-fills most of a token's cell, and where that object's centre lies. The evaluator's tower also sees binary masks and tells
-how far each is covered, on a 4 x 4 grid inside every token. The heads are thrown away.
+fills most of a token's cell, and where that object's centre lies. The evaluator's tower also sees binary masks and
+tells how far each is covered, on a 4 x 4 grid inside every token. The heads are thrown away.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
@@ -36,7 +36,14 @@ from training.stage import run
 
 FINE = 4
 """Samples a side inside one token's cell."""
-NAMES = {"kind": len(KINDS), "colour": len(COLOURS), "size": len(SIZES), "texture": len(TEXTURES), "part": 2, "middle": 1}
+NAMES = {
+    "kind": len(KINDS),
+    "colour": len(COLOURS),
+    "size": len(SIZES),
+    "texture": len(TEXTURES),
+    "part": 2,
+    "middle": 1,
+}
 """What the heads name, and how many answers each has besides 0 = background; one token of each object is its middle."""
 
 
@@ -62,7 +69,9 @@ def labels_of(world: World, cells: UInt8[np.ndarray, "grid grid fine"], padded: 
     return {**names, "part": code % PARTS, "middle": middles(code // PARTS, place[..., :2]), "place": place}
 
 
-def middles(owner: Int[np.ndarray, "grid grid"], centre: Float[np.ndarray, "grid grid 2"]) -> Int[np.ndarray, "grid grid"]:
+def middles(
+    owner: Int[np.ndarray, "grid grid"], centre: Float[np.ndarray, "grid grid 2"]
+) -> Int[np.ndarray, "grid grid"]:
     """1 at the one cell of each object that lies nearest to its centre: how a set of cells becomes a set of objects."""
     grid = len(owner)
     here = (np.stack(np.meshgrid(np.arange(grid), np.arange(grid)), axis=-1) + 0.5) / grid
@@ -84,9 +93,7 @@ class TokenBatch(Movable):
     coverage: Float[Tensor, "m mask_tokens fine"]
 
 
-def token_cells(
-    codes: UInt8[np.ndarray, "h w"], grid: int, padded: bool
-) -> UInt8[np.ndarray, "grid grid fine"]:
+def token_cells(codes: UInt8[np.ndarray, "h w"], grid: int, padded: bool) -> UInt8[np.ndarray, "grid grid fine"]:
     """Samples of the codes inside every token's cell, for pictures letterboxed or stretched onto the token grid."""
     height, width = codes.shape
     cells, long = grid * FINE, max(height, width)
@@ -145,7 +152,9 @@ class LabelledScenes(Stream):
         workers: int = 1,
         val_batches: int = 8,
     ) -> None:
-        draw = partial(draw_batch, scenes=scenes, tower=tower, grid=grid, padded=padded, masks=masks, mask_side=mask_side)
+        draw = partial(
+            draw_batch, scenes=scenes, tower=tower, grid=grid, padded=padded, masks=masks, mask_side=mask_side
+        )
         super().__init__(partial(draw, split="train"), partial(draw, split="val"), seed, workers, val_batches)
 
 
@@ -207,7 +216,9 @@ class VisionStage(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         h = self.hparams
-        return adamw(self.parameters(), h["lr"], int(self.trainer.estimated_stepping_batches), h["warmup"], h["decay"], h["wd"])
+        return adamw(
+            self.parameters(), h["lr"], int(self.trainer.estimated_stepping_batches), h["warmup"], h["decay"], h["wd"]
+        )
 
     def export(self) -> None:
         """Write the model with its trained tower in the native layout."""

@@ -123,7 +123,7 @@ def test_a_run_killed_after_two_steps_ends_where_an_uninterrupted_one_does(work,
     whole, resumed = exported
     assert_close(resumed, whole, atol=0, rtol=0)
     logs = [tmp_path / f"runs/mini/{name}/log/version_{run}/metrics.csv" for run in (0, 1)]
-    steps = [[int(row["step"]) for row in csv.DictReader(log.open())] for log in logs]
+    steps = [[int(row["step"]) for row in csv.DictReader(log.read_text().splitlines())] for log in logs]
     assert [min(run) for run in steps] == [0, 2]
 
 
