@@ -14,18 +14,9 @@ _LIBRARY = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-u
 
 
 def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Greedy non-maximum suppression on (left, top, right, bottom) boxes: indices kept, best score first."""
-    order = scores.argsort(descending=True, stable=True)
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    kept: list[Tensor] = []
-    while len(order):
-        best, order = order[0], order[1:]
-        kept.append(best)
-        corner_min = torch.maximum(boxes[best, :2], boxes[order, :2])
-        corner_max = torch.minimum(boxes[best, 2:], boxes[order, 2:])
-        overlap = (corner_max - corner_min).clamp(min=0).prod(1)
-        order = order[overlap <= iou_threshold * (area[best] + area[order] - overlap)]
-    return torch.stack(kept) if kept else order
+    from rea2seg.masks import nms  # only now: this module is imported first of all, and shall be quick
+
+    return nms(boxes, scores.argsort(descending=True, stable=True), iou_threshold)
 
 
 def _compiled_half_is_missing() -> bool:

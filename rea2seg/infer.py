@@ -24,7 +24,7 @@ from rea2seg.config import Config, load_config
 from rea2seg.generator.candidates import AttentionSearch, CoreSearch
 from rea2seg.generator.seeds import seeds_of
 from rea2seg.images import load_image
-from rea2seg.masks import area, bbox_xywh, encode_rle
+from rea2seg.masks import bbox_xywh, encode_rle
 from rea2seg.output import remove, writable_folder, write_json, write_mask, write_picture
 from rea2seg.pipeline import Rea2Seg
 from rea2seg.structures import Candidate, Query, Ranking, Scene, Score
@@ -128,7 +128,7 @@ def _entry(rank: int, index: int, candidate: Candidate, score: Score) -> dict[st
         "seed_xy": candidate.seed_xy,
         "segmentation": encode_rle(candidate.mask),
         "bbox": bbox_xywh(candidate.mask),
-        "area": area(candidate.mask),
+        "area": int(candidate.mask.sum()),
         "reasoning": score.reasoning,
     }
 

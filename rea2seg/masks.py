@@ -62,11 +62,6 @@ def _runs(counts: str | bytes) -> Int[np.ndarray, " runs"]:
     return runs
 
 
-def area(mask: Bool[Tensor, "h w"]) -> int:
-    """The number of pixels in the mask."""
-    return int(mask.sum())
-
-
 def bbox_xywh(mask: Bool[Tensor, "h w"]) -> tuple[int, int, int, int]:
     """COCO's box (left, top, width, height) around the mask; all 0 if it is empty."""
     rows, cols = mask.any(1).nonzero(), mask.any(0).nonzero()
@@ -89,21 +84,10 @@ def inclusive_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
     return torch.stack([left, top, right, bottom], dim=1).float() * cols.any(1, keepdim=True)
 
 
-def intersection_union(a: Bool[Tensor, "h w"], b: Bool[Tensor, "h w"]) -> tuple[int, int]:
-    """How many pixels are in both masks, and in either."""
-    return int((a & b).sum()), int((a | b).sum())
-
-
-def iou(a: Bool[Tensor, "h w"], b: Bool[Tensor, "h w"], empty: float = 1.0) -> float:
-    """Intersection over union; `empty` is the value for two empty masks."""
-    intersection, union = intersection_union(a, b)
-    return intersection / union if union else empty
-
-
-def pairwise_iou(a: Bool[Tensor, "n h w"], b: Bool[Tensor, "m h w"], empty: float = 1.0) -> Float[Tensor, "n m"]:
-    """The IoU of every mask of one list with every mask of the other."""
-    values = [[iou(one, other, empty) for other in b] for one in a]
-    return torch.tensor(values, dtype=torch.float64).reshape(len(a), len(b))
+def iou(a: Bool[Tensor, "h w"], b: Bool[Tensor, "h w"]) -> float:
+    """Intersection over union in [0, 1]; 1 for two empty masks. For benchmarks' conventions see `rea2seg.metrics`."""
+    union = int((a | b).sum())
+    return int((a & b).sum()) / union if union else 1.0
 
 
 def stability(logits: Float[Tensor, "*n h w"], offset: float) -> Float[Tensor, "*n"]:

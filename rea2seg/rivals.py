@@ -13,7 +13,7 @@ from torch import Tensor
 from rea2seg.errors import ConfigError
 from rea2seg.ranking import best_first, ranked
 from rea2seg.seeding import random_for
-from rea2seg.structures import Candidate, CellMap, Ranking, Scene, Score
+from rea2seg.structures import Candidate, Ranking, Scene, Score
 
 
 def quality(scene: Scene, candidates: Sequence[Candidate]) -> Ranking:  # noqa: ARG001
@@ -33,7 +33,8 @@ def attention(scene: Scene, candidates: Sequence[Candidate]) -> Ranking:
     if scene.grounding is None:
         raise ConfigError("the order `attention` needs an attention map, which only a generator gives")
     grounding = scene.grounding
-    return _by_contrast(painted(grounding.attention.mean(0), grounding.cells, scene.query.size), candidates)
+    attention = grounding.attention.mean(0).cpu()
+    return _by_contrast(grounding.cells.to_image(attention, scene.query.size), candidates)
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,6 @@ class Random:
         # A stream of its own: the evaluator's shuffle is drawn from the bare id.
         rng = random_for(self.seed, f"{scene.query.id}/random")
         return _ranked(rng.sample(range(len(candidates)), len(candidates)), candidates)
-
-
-def painted(
-    attention: Float[Tensor, "rows cols"], cells: CellMap, size: tuple[int, int]
-) -> Float[Tensor, "height width"]:
-    """The attention of the cell in which each pixel's centre lies, 0 where the MLLM saw nothing."""
-    height, width = size
-    row = ((torch.arange(height) + 0.5 - cells.top) / cells.cell_height).floor().long()
-    col = ((torch.arange(width) + 0.5 - cells.left) / cells.cell_width).floor().long()
-    seen = _within(row, cells.rows)[:, None] & _within(col, cells.cols)[None]
-    values = attention.cpu()[row.clamp(0, cells.rows - 1)][:, col.clamp(0, cells.cols - 1)]
-    return values * seen
 
 
 def contrast(values: Float[Tensor, "h w"], masks: Bool[Tensor, "n h w"]) -> Float[Tensor, " n"]:
@@ -76,7 +65,3 @@ def _by_contrast(values: Float[Tensor, "h w"], candidates: Sequence[Candidate]) 
 
 def _ranked(order: Sequence[int], candidates: Sequence[Candidate]) -> Ranking:
     return ranked(candidates, order, [Score(None)] * len(candidates))
-
-
-def _within(places: Tensor, count: int) -> Tensor:
-    return (places >= 0) & (places < count)

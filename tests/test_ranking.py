@@ -168,13 +168,6 @@ def test_each_rival_has_its_own_order() -> None:
     assert best.mask.equal(disc(9))
 
 
-def test_attention_is_painted_through_the_cell_map() -> None:
-    painted = rivals.painted(torch.tensor([[0.25, 1.0]]), CellMap(1, 2, 0.0, 0.0, 24.0, 16.0), SIZE)
-    assert painted[:16, :24].eq(0.25).all()
-    assert painted[:16, 24:].eq(1.0).all()
-    assert painted[16:].eq(0.0).all()
-
-
 def test_random_is_a_permutation_that_only_seed_and_query_move() -> None:
     first, again, other = (rivals.Random(seed)(scene(), halves()).indices for seed in (0, 0, 1))
     assert sorted(first) == [0, 1, 2, 3, 4]
