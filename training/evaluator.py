@@ -25,7 +25,7 @@ from rea2seg.evaluators.weights import load_internvl
 from training.batches import Stream
 from training.judgements import IGNORED, JudgementBatch, JudgementDrawer, Source, Task
 from training.losses import answer_loss
-from training.mini import load_tokenizer
+from training.mini import load_tokenizer, save_internvl
 from training.optim import adamw
 from training.stage import run
 
@@ -81,7 +81,6 @@ class EvaluatorStage(LightningModule):
         self.base = self.model.get_base_model() if rank else self.model
         for frozen in (self.base.model.vision_tower, self.base.model.multi_modal_projector):
             frozen.requires_grad_(False)
-        self.strict_loading = False
 
     def see(self, batch: JudgementBatch) -> Float[Tensor, "b length d"]:
         """Input embeddings, with the pictures' features in their places."""
@@ -136,9 +135,8 @@ class EvaluatorStage(LightningModule):
         """Write the model and its tokenizer, or the adapter alone."""
         if self.hparams["rank"]:
             self.model.save_pretrained(self.hparams["export"], save_embedding_layers=False)
-            return
-        self.model.save_pretrained(self.hparams["export"])
-        self.tokenizer.save_pretrained(self.hparams["export"])
+        else:
+            save_internvl(self.model, self.tokenizer, Path(self.hparams["export"]))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import (
     CLIPVisionConfig,
@@ -108,3 +109,9 @@ def small_internvl(
         tie_word_embeddings=True,
     )
     return InternVLForConditionalGeneration(config)
+
+
+def save_internvl(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the folder that the evaluator loads."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from rea2seg.synth.render import look
 from rea2seg.synth.vocabulary import COLOURS, KINDS, SIZES, TEXTURES
 from rea2seg.synth.worlds import World
 from training.batches import Movable, Stream
-from training.mini import Language, Tower, load_tokenizer, small_internvl, small_llava
+from training.mini import Language, Tower, load_tokenizer, save_internvl, small_internvl, small_llava
 from training.optim import adamw
 from training.point_prompts import draw_goal
 from training.scenes import PARTS, code_lattice, codes_of, sample_scene, to_tensor
@@ -163,7 +163,7 @@ class VisionStage(LightningModule):
 
     def __init__(
         self,
-        family: str,
+        family: Literal["generator", "evaluator"],
         tower: Tower,
         language: Language,
         tokenizer: str,
@@ -185,7 +185,7 @@ class VisionStage(LightningModule):
         else:
             self.model = small_internvl(tower, language, words)
             self.features = lambda pixels: self.model.get_image_features(pixel_values=pixels).pooler_output
-            self.save = lambda folder: (self.model.save_pretrained(folder), words.save_pretrained(folder))[0]
+            self.save = partial(save_internvl, self.model, words)
         self.heads = nn.ModuleDict({name: nn.Linear(language.width, count + 1) for name, count in NAMES.items()})
         self.place, self.cover = nn.Linear(language.width, 3), nn.Linear(language.width, FINE * FINE)
 

@@ -8,7 +8,6 @@ from unittest import mock
 
 import yaml
 
-from rea2seg.segmenters.sam import SamConfig
 from tests.training.conftest import CLIP, LANGUAGE, SAM, VIT
 from training import evaluator, generator, segmenter, vision
 from training.stage import run
@@ -56,7 +55,6 @@ TINY: dict[str, tuple[Callable[[], None], dict[str, Any]]] = {
     "evaluator_stage1": (lambda: run(evaluator.EvaluatorStage, evaluator.Judgements), {}),
     "evaluator_stage2": (lambda: run(evaluator.EvaluatorStage, evaluator.Judgements), {"model.rank": 2}),
 }
-assert isinstance(SAM, SamConfig)
 
 
 def tiny_config(name: str, steps: int, **overrides: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from rea2seg.evaluators.internvl import InternVL
+from rea2seg.evaluators.prompts import SHORT, EvaluatorTemplate
 from rea2seg.evaluators.weights import load_internvl
 from rea2seg.generator.lisa import Lisa
 from rea2seg.images import load_image
@@ -109,17 +110,17 @@ def test_stage_2_is_an_adapter_of_the_language_layers(work):
     assert len(moved) == 2 * 7
 
 
-@pytest.mark.parametrize("name", ["segmenter", "evaluator_stage1"])
+@pytest.mark.parametrize("name", ["segmenter", "vision_evaluator", "generator", "evaluator_stage1", "evaluator_stage2"])
 def test_a_run_killed_after_two_steps_ends_where_an_uninterrupted_one_does(work, tokenizer, tmp_path, name):
     tokenizer.save_pretrained(tmp_path / "runs/mini/tokenizer")
-    os.symlink(work / "vision_evaluator", tmp_path / "runs/mini/vision_evaluator")
+    for earlier in {"segmenter", "vision_generator", "vision_evaluator", "evaluator_stage1", "scoring"} - {name}:
+        os.symlink(work / earlier, tmp_path / "runs/mini" / earlier)
     checkpoints = tmp_path / f"runs/mini/{name}/checkpoints"
     exported = []
     with chdir(tmp_path):
         for arguments in ([], ["--ckpt_path", str(checkpoints / "epoch=0-step=2.ckpt")]):
             train(name, 4, *arguments, **{"data.seed": 1})
-            exported.append(load_file(f"runs/mini/{name}/weights/model.safetensors"))
-            Path(f"runs/mini/{name}/weights/model.safetensors").unlink()
+            exported.append(load_file(next(Path(f"runs/mini/{name}/weights").glob("*model.safetensors"))))
     whole, resumed = exported
     assert_close(resumed, whole, atol=0, rtol=0)
     logs = [tmp_path / f"runs/mini/{name}/log/version_{run}/metrics.csv" for run in (0, 1)]
@@ -212,6 +213,7 @@ def test_the_stages_are_trained_as_mini_runs():
     assert seen["model"]["tower"] == seen["data"]["tower"]
     assert not seen["data"]["padded"]
     assert seen["data"]["mask_side"] == judge["mask_side"]
+    assert EvaluatorTemplate(**judge["template"]) == SHORT
     for number in (1, 2):
         data = read(f"evaluator_stage{number}.yaml")["data"]
         assert data["template"] == judge["template"]
