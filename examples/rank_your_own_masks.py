@@ -1,15 +1,15 @@
 """Rank masks that came from elsewhere: here, every object of a scene of SGDR-Synth.
 
-    python examples/rank_your_own_masks.py
+python examples/rank_your_own_masks.py
 """
 
 from rea2seg import Candidate, Query, Rea2Seg, rank
 from rea2seg.ranking import ByEvaluator
-from rea2seg.synth import sgdr_synth
+from rea2seg.synth import SgdrSynth
 
 
 def main() -> None:
-    sample = sgdr_synth("test").sample(0)
+    sample = SgdrSynth("test").sample(0)
     masks = [Candidate(region.mask, "given", quality=1.0) for region in sample.instances]
     selector = Rea2Seg.from_config("mini").selector
     assert isinstance(selector, ByEvaluator)

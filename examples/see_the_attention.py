@@ -1,6 +1,6 @@
 """What the generator's prompt token attends to, as a grid of numbers and as a picture.
 
-    python examples/see_the_attention.py
+python examples/see_the_attention.py
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Ask a question about a picture, keep the three best masks.
 
-    python examples/segment_one_image.py
+python examples/segment_one_image.py
 """
 
 from pathlib import Path

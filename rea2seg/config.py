@@ -24,7 +24,7 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentError, ArgumentParser
 
-from rea2seg.errors import ConfigError
+from rea2seg.errors import ConfigError, reason
 from rea2seg.protocols import Generator, Search, Segmenter, Selector
 
 PACKAGE, ROOT = "rea2seg://", "weights://"
@@ -109,9 +109,9 @@ def _read(source: str | Path) -> tuple[str, dict[str, Any]]:
     try:
         content = yaml.safe_load(place.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"config {str(source)!r} cannot be read: {error.strerror or error}") from error
+        raise ConfigError(f"config {str(source)!r} cannot be read: {reason(error)}") from error
     except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"config {str(source)!r} is not YAML in UTF-8: {_one_line(error)}") from error
+        raise ConfigError(f"config {str(source)!r} is not YAML in UTF-8: {reason(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"config {str(source)!r} holds no keys")
     return path.stem, content
@@ -181,10 +181,7 @@ def _checked(seats: dict[str, Any], name: str) -> dict[str, Any]:
     try:
         checked: dict[str, Any] = _parser().parse_object(deepcopy(seats)).as_dict()
     except (ArgumentError, TypeError, ValueError) as error:
-        raise ConfigError(f"config {name}: {_one_line(error)}") from error
+        # jsonargparse appends general advice, which is left out.
+        complaint = reason(error).split("Subclass types expect")[0].strip()
+        raise ConfigError(f"config {name}: {complaint}") from error
     return checked
-
-
-def _one_line(error: Exception) -> str:
-    """The message up to the general advice that jsonargparse appends."""
-    return " ".join(str(error).split("Subclass types expect")[0].split())

@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from torch import Tensor
 
+from rea2seg.images import to_picture
+
 Colour = tuple[int, int, int]
 
 BLUE, ORANGE, GREEN, PURPLE = (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167)
@@ -39,7 +41,7 @@ def view_size(size: tuple[int, int], smallest: int = SMALLEST, largest: int = LA
 
 def picture_at(image: UInt8[Tensor, "3 h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
     """The image at (height, width); where it grows a lot, its pixels are shown as squares."""
-    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    picture = to_picture(image)
     way = Image.Resampling.NEAREST if size[0] > 8 * picture.height else Image.Resampling.BICUBIC
     return np.asarray(picture.resize(size[::-1], way))
 

@@ -19,3 +19,9 @@ class CheckpointError(Rea2SegError):
 
 class OutputError(Rea2SegError):
     """A place that cannot be written."""
+
+
+def reason(error: BaseException) -> str:
+    """What another library's error says, in one line; of the operating system's errors the plain words."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from rea2seg.errors import InputError
+from rea2seg.errors import InputError, reason
 
 MEGAPIXELS = 50
 """Ours: the logits of three masks at this size take 600 MB."""
@@ -35,7 +35,16 @@ TURNS = {
 """What makes a picture upright, by its EXIF orientation."""
 
 
-def load_image(source: str | Path | Image.Image | np.ndarray) -> UInt8[Tensor, "3 h w"]:
+ImageSource = str | Path | Image.Image | np.ndarray
+"""What a person may hand in as an image."""
+
+
+def to_picture(image: UInt8[Tensor, "3 h w"]) -> Image.Image:
+    """RGB bytes as a Pillow image."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def load_image(source: ImageSource) -> UInt8[Tensor, "3 h w"]:
     """RGB bytes of a file, a Pillow image or an (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) array of uint8.
 
     EXIF rotation is applied, transparency is put on white (pages are white, and black would hide dark cut-outs), 16-bit
@@ -59,7 +68,7 @@ def load_image(source: str | Path | Image.Image | np.ndarray) -> UInt8[Tensor, "
             known = ", ".join(FORMATS)
             raise InputError(f"{name} is not a picture that can be read ({known}), or it is damaged") from error
         except DAMAGED as error:
-            raise InputError(f"{name} cannot be read: {_reason(error)}") from error
+            raise InputError(f"{name} cannot be read: {reason(error)}") from error
 
 
 def _check_file(source: str | Path, name: str) -> None:
@@ -74,7 +83,7 @@ def _check_file(source: str | Path, name: str) -> None:
         if path.stat().st_size == 0:
             raise InputError(f"{name} is an empty file")
     except (OSError, ValueError) as error:  # names that are too long or hold a NUL
-        raise InputError(f"{name} cannot be read: {_reason(error)}") from error
+        raise InputError(f"{name} cannot be read: {reason(error)}") from error
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -90,7 +99,7 @@ def _to_rgb_bytes(image: Image.Image, name: str) -> UInt8[Tensor, "3 h w"]:
     try:
         rgb = _upright(_to_rgb(image, name), _orientation(image))
     except DAMAGED as error:
-        raise InputError(f"{name} cannot be read: {_reason(error)}") from error
+        raise InputError(f"{name} cannot be read: {reason(error)}") from error
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
 
 
@@ -140,8 +149,3 @@ def _from_deep_grey(image: Image.Image, name: str) -> Image.Image:
         )
     # Equal to round(value * 255 / 65535), since 65535 = 255 * 257.
     return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
-
-
-def _reason(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__

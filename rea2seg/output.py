@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
-from rea2seg.errors import OutputError
+from rea2seg.errors import OutputError, reason
 
 
 def writable_folder(path: str | Path) -> Path:
@@ -26,7 +26,7 @@ def writable_folder(path: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except (OSError, ValueError) as error:
-        raise OutputError(f"the folder {str(path)!r} cannot be written: {_reason(error)}") from error
+        raise OutputError(f"the folder {str(path)!r} cannot be written: {reason(error)}") from error
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield unfinished
         unfinished.replace(path)
     except OSError as error:
-        raise OutputError(f"{str(path)!r} cannot be written: {_reason(error)}") from error
+        raise OutputError(f"{str(path)!r} cannot be written: {reason(error)}") from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -65,8 +65,4 @@ def remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"{str(path)!r} cannot be removed: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
+        raise OutputError(f"{str(path)!r} cannot be removed: {reason(error)}") from error

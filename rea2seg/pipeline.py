@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from rea2seg.config import load_config
 from rea2seg.generator.seeds import cells_of
-from rea2seg.images import load_image
+from rea2seg.images import ImageSource, load_image
 from rea2seg.protocols import Generator, Search, Segmenter, Selector
 from rea2seg.structures import Candidate, Embedding, Grounding, Prompt, Query, Ranking, Scene
 from rea2seg.text import clean_question
@@ -33,11 +31,11 @@ class Rea2Seg:
         """The pipeline of a packaged config or a YAML file; for the arguments see `rea2seg.config.load_config`."""
         return cls(**load_config(config, weights, **given).build())
 
-    def __call__(self, image: str | Path | Image.Image | np.ndarray, query: str) -> Ranking:
+    def __call__(self, image: ImageSource, query: str) -> Ranking:
         """All candidate masks for a question about an image, best first."""
         return self.many(image, [query])[0]
 
-    def many(self, image: str | Path | Image.Image | np.ndarray, queries: Sequence[str]) -> list[Ranking]:
+    def many(self, image: ImageSource, queries: Sequence[str]) -> list[Ranking]:
         """A ranking for each question about one image, which the segmenter encodes once."""
         pixels = load_image(image)
         asked = [Query(pixels, clean_question(text)) for text in queries]

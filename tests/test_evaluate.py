@@ -363,7 +363,7 @@ def test_errors_are_one_line_and_status_2(shop, capsys, monkeypatch, arguments, 
 
 def test_splits_and_roots_are_checked(capsys):
     assert main(["--benchmark", "sgdr-synth", "--split", "nosuch"]) == 2
-    assert "unknown split 'nosuch'" in capsys.readouterr().err
+    assert "no split 'nosuch'" in capsys.readouterr().err
     assert main(["--benchmark", "jsonl"]) == 2
     assert "needs --root DIR" in capsys.readouterr().err
 

@@ -8,14 +8,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 from urllib.parse import quote
 
-import numpy as np
 from jaxtyping import Bool
-from PIL import Image
 from torch import Tensor
 
-from rea2seg.errors import InputError, OutputError
-from rea2seg.images import load_image
+from rea2seg.errors import InputError
+from rea2seg.images import load_image, to_picture
 from rea2seg.masks import Rle, decode_rle, encode_rle
+from rea2seg.output import replacing, writable_folder, write_picture
 from rea2seg.structures import Granularity, Region, Sample
 
 FILE = "samples.jsonl"
@@ -164,18 +163,12 @@ def _region_records(regions: Sequence[Region]) -> list[dict[str, str | Rle]]:
 
 def write_native(samples: Iterable[Sample], folder: str | Path) -> int:
     """Write samples in the native form, images as PNG; returns how many. The list appears when all are there."""
-    root = Path(folder)
-    unfinished, count = root / f"{FILE}.part", 0
-    try:
-        (root / "images").mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", encoding="utf-8", newline="\n") as lines:
-            for sample in samples:
-                image = f"images/{quote(sample.id, safe='')}.png"
-                pixels = np.ascontiguousarray(sample.image.permute(1, 2, 0).cpu().numpy())
-                Image.fromarray(pixels).save(root / image)
-                lines.write(json.dumps(to_record(sample, image), ensure_ascii=False) + "\n")
-                count += 1
-        unfinished.replace(root / FILE)
-    except OSError as error:
-        raise OutputError(f"cannot write the dataset to {str(root)!r}: {error.strerror or error}") from error
+    root, count = Path(folder), 0
+    writable_folder(root / "images")
+    with replacing(root / FILE) as place, place.open("w", encoding="utf-8", newline="\n") as lines:
+        for sample in samples:
+            image = f"images/{quote(sample.id, safe='')}.png"
+            write_picture(root / image, to_picture(sample.image))
+            lines.write(json.dumps(to_record(sample, image), ensure_ascii=False) + "\n")
+            count += 1
     return count

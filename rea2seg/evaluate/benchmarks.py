@@ -10,7 +10,7 @@ from pathlib import Path
 from rea2seg.data.native import NativeDataset
 from rea2seg.errors import InputError
 from rea2seg.structures import Sample
-from rea2seg.synth import sgdr_synth
+from rea2seg.synth import SgdrSynth
 
 NAMES = ("sgdr-synth", "jsonl")
 SYNTH_COUNT = 400
@@ -41,11 +41,7 @@ def open_benchmark(name: str, root: Path | None, split: str, data_seed: int, lim
     if name == "sgdr-synth":
         if root is not None:
             raise InputError("sgdr-synth is drawn when it is needed: --root belongs to --benchmark jsonl")
-        try:
-            synth = sgdr_synth(split, data_seed)
-        except ValueError as error:
-            raise InputError(f"--split: {error}") from error
-        return Benchmark(limit or SYNTH_COUNT, lru_cache(4)(synth.sample))
+        return Benchmark(limit or SYNTH_COUNT, lru_cache(4)(SgdrSynth(split, data_seed).sample))
     if root is None:
         raise InputError("--benchmark jsonl needs --root DIR, a folder with images/ and samples.jsonl")
     dataset = NativeDataset(root, split)

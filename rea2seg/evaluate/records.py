@@ -12,7 +12,7 @@ import torch
 
 import rea2seg
 from rea2seg.config import Config
-from rea2seg.errors import OutputError
+from rea2seg.errors import OutputError, reason
 from rea2seg.evaluate.judging import Row
 from rea2seg.metrics import Convention
 from rea2seg.output import remove, replacing, write_json
@@ -46,7 +46,7 @@ class Records:
             with (self.folder / ROWS).open("a", encoding="utf-8", newline="\n") as file:
                 file.write(self._line(row))
         except OSError as error:
-            raise OutputError(f"{str(self.folder / ROWS)!r} cannot be written: {error.strerror or error}") from error
+            raise OutputError(f"{str(self.folder / ROWS)!r} cannot be written: {reason(error)}") from error
 
     def finish(self, ids: Iterable[str], metrics: dict[str, Any]) -> None:
         """The rows in the order of the benchmark, and the metrics: the same bytes however often it was interrupted."""

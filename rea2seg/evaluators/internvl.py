@@ -26,6 +26,7 @@ from rea2seg.evaluators.decoding import Reply, Rows, think, write_scores
 from rea2seg.evaluators.prompts import EvaluatorTemplate, control_id, piece_ids, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import ScoreGrammar, confidence, expected_value, parse_scores, split_numbers
 from rea2seg.evaluators.weights import Precision, load_internvl
+from rea2seg.images import to_picture
 from rea2seg.structures import Candidate, Query, Score
 
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -34,9 +35,8 @@ Readout = Literal["text", "expected"]
 
 def image_pixels(image: UInt8[Tensor, "3 h w"], side: int) -> Float[Tensor, "3 side side"]:
     """The image stretched to a square tile (bicubic), normalised with ImageNet's mean and deviation."""
-    picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-    resized = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
-    return _normalised(torch.from_numpy(resized.copy()).permute(2, 0, 1) / 255)
+    resized = np.array(to_picture(image).resize((side, side), Image.Resampling.BICUBIC))
+    return _normalised(torch.from_numpy(resized).permute(2, 0, 1) / 255)
 
 
 def mask_pixels(masks: Bool[Tensor, "n h w"], side: int) -> Float[Tensor, "n 3 side side"]:

@@ -31,6 +31,7 @@ from transformers.utils import logging
 
 from rea2seg.errors import CheckpointError
 from rea2seg.generator.tokens import IMAGE
+from rea2seg.images import to_picture
 from rea2seg.structures import CellMap
 
 Geometry = Literal["crop", "pad"]
@@ -140,7 +141,7 @@ def _refuse_misfits(source: Path, report: dict[str, Any]) -> None:
 
 def clip_pixels(image: UInt8[Tensor, "3 h w"], side: int, geometry: Geometry) -> Float[Tensor, "3 side side"]:
     """The image as the CLIP tower sees it: PIL bicubic, cropped as CLIP's processor does or padded, then normalised."""
-    picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    picture = to_picture(image)
     square = _crop(picture, side) if geometry == "crop" else _letterbox(picture, side)
     scaled = torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255
     return (scaled - torch.tensor(OPENAI_CLIP_MEAN)[:, None, None]) / torch.tensor(OPENAI_CLIP_STD)[:, None, None]

@@ -24,6 +24,7 @@ from segment_anything.modeling import Sam as SamModel
 from torch import Tensor, nn
 
 from rea2seg.errors import CheckpointError
+from rea2seg.images import to_picture
 from rea2seg.structures import Canvas, Embedding, Images, Masks, Prompt
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -144,8 +145,7 @@ def resized_shape(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 def resize_to(image: UInt8[Tensor, "3 h w"], shape: tuple[int, int]) -> UInt8[Tensor, "3 _ _"]:
     """The image at (height, width), resized as SAM was trained: Pillow's antialiased bilinear on 8-bit values."""
-    picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-    resized = np.array(picture.resize(shape[::-1], Image.Resampling.BILINEAR))
+    resized = np.array(to_picture(image).resize(shape[::-1], Image.Resampling.BILINEAR))
     return torch.from_numpy(resized).permute(2, 0, 1)
 
 

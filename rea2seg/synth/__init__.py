@@ -1,4 +1,3 @@
 """SGDR-Synth: a procedural benchmark of pictures, questions, exact masks and reasoning."""
 
 from rea2seg.synth.dataset import SgdrSynth as SgdrSynth
-from rea2seg.synth.dataset import sgdr_synth as sgdr_synth

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from rea2seg.errors import InputError
 from rea2seg.structures import Granularity, Region, Sample
 from rea2seg.synth.descriptions import name
 from rea2seg.synth.queries import COMPONENTS, GRANULARITIES, NO_TARGET, Question, propose, propose_without_target
@@ -18,7 +19,7 @@ from rea2seg.synth.worlds import World
 
 @dataclass(frozen=True)
 class SgdrSynth:
-    """One picture and one question per sample, made when asked for.
+    """One picture and one question per sample, made when asked for. `split`: `train`, `val`, `test` or `no_target`.
 
     Components take turns, and within each of them the granularities: every prefix is as balanced as its length allows.
     """
@@ -28,14 +29,16 @@ class SgdrSynth:
     side: int = SIDE
     """Long side of the pictures in pixels."""
 
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise InputError(f"SGDR-Synth has no split {self.split!r}, only {', '.join(SPLITS)}")
+        if self.seed < 0:
+            raise InputError(f"the data seed must be 0 or more, not {self.seed}")
+
     def sample(self, index: int) -> Sample:
         """Sample `index` with all its masks."""
         world, rendering, question = self.draw(index)
         return to_sample(f"{self.split}-{index:05d}", self.split, world, rendering, question)
-
-    def world(self, index: int) -> World:
-        """The world behind sample `index`."""
-        return self.draw(index)[0]
 
     def samples(self, count: int) -> Iterator[Sample]:
         """The first `count` samples."""
@@ -63,15 +66,6 @@ class SgdrSynth:
                 question = propose(rng, seen, rendering, entry, granularity)
             if question is not None:
                 return world, rendering, question
-
-
-def sgdr_synth(split: str, seed: int = 0, side: int = SIDE) -> SgdrSynth:
-    """The SGDR-Synth split `train`, `val`, `test` or `no_target`."""
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}, expected one of {', '.join(SPLITS)}")
-    if seed < 0:
-        raise ValueError(f"a seed is 0 or more, not {seed}")
-    return SgdrSynth(split, seed, side)
 
 
 def to_sample(id: str, split: str, world: World, rendering: Rendering, question: Question) -> Sample:

@@ -14,7 +14,7 @@ import torch
 from rea2seg.data.native import NativeDataset, write_native
 from rea2seg.errors import InputError
 from rea2seg.structures import Sample
-from rea2seg.synth import sgdr_synth
+from rea2seg.synth import SgdrSynth
 from rea2seg.synth.__main__ import main
 from rea2seg.synth.queries import COMPONENTS, Question
 
@@ -22,12 +22,12 @@ from rea2seg.synth.queries import COMPONENTS, Question
 @cache
 def drawn() -> list[tuple[Question, float]]:
     """The first 80 questions of the test split, and the share of the picture that each asks for."""
-    rows = [sgdr_synth("test").draw(index) for index in range(80)]
+    rows = [SgdrSynth("test").draw(index) for index in range(80)]
     return [(question, float(question.truth(rendering).mean())) for _, rendering, question in rows]
 
 
 def test_the_same_seed_writes_the_same_file(tmp_path: Path) -> None:
-    write_native(sgdr_synth("test").samples(24), tmp_path)
+    write_native(SgdrSynth("test").samples(24), tmp_path)
     digest = hashlib.sha256((tmp_path / "samples.jsonl").read_bytes()).hexdigest()
     assert digest == "43490197cd370f0634b86dfdbbfa628163a0c3f496dee4146baee2374d8ecb66", (
         "other samples: raise VERSION and write the new digest here"
@@ -35,7 +35,7 @@ def test_the_same_seed_writes_the_same_file(tmp_path: Path) -> None:
 
 
 def test_every_prefix_is_stratified() -> None:
-    dataset, turn = sgdr_synth("test"), len(COMPONENTS)
+    dataset, turn = SgdrSynth("test"), len(COMPONENTS)
     entries = [dataset.entry(index) for index in range(40)]
     for start in range(0, 40, turn):
         assert {entry for entry, _ in entries[start : start + turn]} == set(COMPONENTS)
@@ -46,7 +46,7 @@ def test_every_prefix_is_stratified() -> None:
 
 
 def test_questions_are_what_the_plan_says() -> None:
-    dataset = sgdr_synth("test")
+    dataset = SgdrSynth("test")
     for index, (question, _) in enumerate(drawn()):
         entry, granularity = dataset.entry(index)
         assert ((question.category, question.component), question.granularity) == (entry, granularity)
@@ -59,14 +59,14 @@ def test_targets_are_small_but_not_tiny() -> None:
 
 
 def test_splits_and_seeds_share_nothing() -> None:
-    worlds = [sgdr_synth(split, seed).world(0) for split in ("train", "val", "test", "no_target") for seed in (0, 1)]
+    worlds = [SgdrSynth(split, seed).draw(0)[0] for split in ("train", "val", "test", "no_target") for seed in (0, 1)]
     assert len({world.seed for world in worlds}) == len(worlds)
     assert len({world.things[0].x for world in worlds}) == len(worlds)
 
 
 def test_a_sample_is_complete() -> None:
-    sample = sgdr_synth("val").sample(3)
-    world = sgdr_synth("val").world(3)
+    sample = SgdrSynth("val").sample(3)
+    world = SgdrSynth("val").draw(3)[0]
     assert (sample.id, sample.split) == ("val-00003", "val")
     assert [region.label.split()[-1] for region in sample.instances] == [thing.kind for thing in world.things]
     assert sample.graph is not None
@@ -79,17 +79,17 @@ def test_a_sample_is_complete() -> None:
 
 def test_questions_without_target_say_so() -> None:
     for index in range(8):
-        sample = sgdr_synth("no_target").sample(index)
+        sample = SgdrSynth("no_target").sample(index)
         assert sample.truth is None
         assert sample.reasoning.endswith("answer: none.")
-    assert all(sample.truth is not None for sample in sgdr_synth("test").samples(4))
+    assert all(sample.truth is not None for sample in SgdrSynth("test").samples(4))
 
 
 def test_unusable_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown split"):
-        sgdr_synth("dev")
-    with pytest.raises(ValueError, match="0 or more"):
-        sgdr_synth("test", -1)
+    with pytest.raises(InputError, match="no split 'dev'"):
+        SgdrSynth("dev")
+    with pytest.raises(InputError, match="0 or more"):
+        SgdrSynth("test", -1)
 
 
 def same(one: Sample, other: Sample) -> bool:
@@ -108,7 +108,7 @@ def same(one: Sample, other: Sample) -> bool:
 
 
 def test_what_is_written_can_be_read_back(tmp_path: Path) -> None:
-    samples = [*sgdr_synth("val").samples(5), sgdr_synth("no_target").sample(0)]
+    samples = [*SgdrSynth("val").samples(5), SgdrSynth("no_target").sample(0)]
     assert write_native(samples, tmp_path) == 6
     dataset = NativeDataset(tmp_path)
     assert len(dataset) == 6
@@ -118,7 +118,7 @@ def test_what_is_written_can_be_read_back(tmp_path: Path) -> None:
 
 
 def test_an_id_never_leaves_the_folder(tmp_path: Path) -> None:
-    write_native([replace(sgdr_synth("val").sample(0), id="../../a b/ü")], tmp_path / "deep" / "down")
+    write_native([replace(SgdrSynth("val").sample(0), id="../../a b/ü")], tmp_path / "deep" / "down")
     assert [path.name for path in tmp_path.rglob("*.png")] == ["..%2F..%2Fa%20b%2F%C3%BC.png"]
     assert NativeDataset(tmp_path / "deep" / "down")[0].id == "../../a b/ü"
 
@@ -165,7 +165,7 @@ def test_a_bad_record_is_named(change: str | dict[str, object], message: str, tm
 def test_bad_masks_and_images_are_named_when_they_are_read(
     change: dict[str, object], message: str, tmp_path: Path
 ) -> None:
-    sample = sgdr_synth("val").sample(0)
+    sample = SgdrSynth("val").sample(0)
     write_native([sample], tmp_path)
     if isinstance(change.get("segmentation"), dict) and change["segmentation"]["size"] == [256, 256]:  # type: ignore[index]
         change = {"segmentation": {"size": list(sample.image.shape[1:]), "counts": "1"}}
