@@ -5,11 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
-
-from transformers.utils.logging import disable_progress_bar
 
 from rea2seg.errors import InputError, Rea2SegError
 
@@ -42,12 +39,6 @@ def natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
-
-
-def quieten() -> None:
-    """Silences what libraries tell their own developers; our warnings are part of the results."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    disable_progress_bar()
 
 
 def run(command: Callable[[], int]) -> int:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from rea2seg.cli import DONE, Parser, boolean, natural, positive, quieten, run, table
+from rea2seg.cli import DONE, Parser, boolean, natural, positive, run, table
 from rea2seg.config import Config, load_config
 from rea2seg.generator.candidates import AttentionSearch, CoreSearch
 from rea2seg.generator.seeds import seeds_of
@@ -44,7 +44,6 @@ class Result:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    quieten()
     return run(lambda: _infer(_parse(arguments)))
 
 

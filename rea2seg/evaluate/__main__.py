@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rea2seg.cli import DONE, Parser, boolean, natural, positive, quieten, run
+from rea2seg.cli import DONE, Parser, boolean, natural, positive, run
 from rea2seg.config import Config, load_config
 from rea2seg.errors import ConfigError, InputError
 from rea2seg.evaluate.benchmarks import NAMES, Benchmark, open_benchmark
@@ -28,7 +28,6 @@ SEARCHES = {"prompt": "PromptSearch", "core": "CoreSearch", "attention": "Attent
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    quieten()
     return run(lambda: _evaluate(_parse(arguments)))
 
 

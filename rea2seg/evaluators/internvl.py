@@ -21,11 +21,12 @@ from transformers import InternVLConfig, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from rea2seg.checkpoints.strict import Precision
 from rea2seg.errors import CheckpointError, ConfigError, InputError
 from rea2seg.evaluators.decoding import Reply, Rows, think, write_scores
 from rea2seg.evaluators.prompts import EvaluatorTemplate, control_id, piece_ids, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import ScoreGrammar, confidence, expected_value, parse_scores, split_numbers
-from rea2seg.evaluators.weights import Precision, load_internvl
+from rea2seg.evaluators.weights import load_internvl
 from rea2seg.images import to_picture
 from rea2seg.structures import Candidate, Query, Score
 

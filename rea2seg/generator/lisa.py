@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
+from rea2seg.checkpoints.strict import Precision
 from rea2seg.errors import CheckpointError, ConfigError
 from rea2seg.generator.attention import enable, probe, prompt_attention
 from rea2seg.generator.llava import (
     Connector,
     Geometry,
     Parts,
-    Precision,
     cell_map,
     clip_pixels,
     embed,
@@ -67,9 +67,9 @@ class Lisa:
         geometry: Geometry = "crop",
         max_new_tokens: int = 128,
         device: str = "auto",
-        dtype: Precision = "float32",
+        precision: Precision = "float32",
     ) -> None:
-        self.parts = weights if isinstance(weights, Parts) else load(Path(weights), dtype)
+        self.parts = weights if isinstance(weights, Parts) else load(Path(weights), precision)
         self.conversation = conversation or Conversation()
         self.row, self.mode, self.answer, self.geometry = row, mode, answer, geometry
         self.max_new_tokens = max_new_tokens

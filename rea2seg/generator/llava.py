@@ -5,37 +5,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import (
-    GenerationConfig,
-    LlavaForConditionalGeneration,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import GenerationConfig, LlavaForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-from transformers.utils import logging
 
-from rea2seg.errors import CheckpointError
+from rea2seg.checkpoints.strict import Precision, fill, load_model, load_tensors, load_tokenizer, quiet
 from rea2seg.generator.tokens import IMAGE
 from rea2seg.images import to_picture
 from rea2seg.structures import CellMap
 
 Geometry = Literal["crop", "pad"]
-Precision = Literal["float32", "bfloat16", "float16"]
 
 _WIDEST = 16
 """Ours: the aspect ratio beyond which only the middle of an image is resized before its centre is cropped."""
@@ -69,74 +57,23 @@ class Parts:
 
     def save(self, folder: Path) -> None:
         """Writes the native layout that `load` reads."""
-        with _no_progress_bar():
+        with quiet():
             self.mllm.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         state = {name: weight.detach().cpu().contiguous() for name, weight in self.connector.state_dict().items()}
         save_file(state, folder / "connector.safetensors")
 
 
-def load(folder: Path, dtype: Precision = "float32") -> Parts:
+def load(folder: Path, precision: Precision = "float32") -> Parts:
     """Reads the native layout: LLaVA's files, `connector.safetensors`, a fast tokenizer. Every tensor must fit."""
-    for name in ("config.json", "connector.safetensors", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} has no {name}: it is no generator in the native layout")
-    try:
-        mllm = _load_mllm(folder, getattr(torch, dtype))
-        connector = _load_connector(folder / "connector.safetensors", mllm.config.text_config.hidden_size)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except (OSError, RuntimeError, SafetensorError, StrictDataclassError, ValueError) as error:
-        raise CheckpointError(f"{folder} cannot be loaded: {error}") from error
-    return Parts(mllm.eval(), connector.eval(), tokenizer)
-
-
-def _load_mllm(folder: Path, dtype: torch.dtype) -> LlavaForConditionalGeneration:
-    built_for = json.loads((folder / "config.json").read_text()).get("architectures")
-    if built_for != ["LlavaForConditionalGeneration"]:
-        raise CheckpointError(f"{folder / 'config.json'} is made for {built_for}, not for a native LLaVA")
-    with _no_progress_bar():
-        mllm, report = LlavaForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    _refuse_misfits(folder, report)
+    mllm, tokenizer = load_model(LlavaForConditionalGeneration, folder, precision), load_tokenizer(folder)
     # Vicuna's checkpoints carry a temperature and penalties, which `generate` would mix into any setting of ours.
     mllm.generation_config = GenerationConfig()
-    return mllm
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _load_connector(file: Path, hidden: int) -> Connector:
-    state = load_file(file)
-    last = state.get("text_hidden_fcs.0.2.weight", torch.empty(0, hidden))
-    connector = Connector(hidden, len(last))
-    expected = {name: weight.shape for name, weight in connector.state_dict().items()}
-    found = {name: weight.shape for name, weight in state.items()}
-    wrong = [name for name in expected.keys() & found.keys() if expected[name] != found[name]]
-    report = {
-        "missing_keys": expected.keys() - found.keys(),
-        "unexpected_keys": found.keys() - expected.keys(),
-        "mismatched_keys": wrong,
-    }
-    _refuse_misfits(file, report)
-    connector.load_state_dict(state)
-    return connector
-
-
-def _refuse_misfits(source: Path, report: dict[str, Any]) -> None:
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if names := sorted(map(str, report[kind])):
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            raise CheckpointError(f"{source}: {kind.replace('_', ' ')}: {shown}")
+    file = folder / "connector.safetensors"
+    out = len(load_tensors(file).get("text_hidden_fcs.0.2.weight", ()))
+    connector = Connector(mllm.config.text_config.hidden_size, out)
+    fill(connector, file)
+    return Parts(mllm, connector.eval(), tokenizer)
 
 
 def clip_pixels(image: UInt8[Tensor, "3 h w"], side: int, geometry: Geometry) -> Float[Tensor, "3 side side"]:

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling import Sam as SamModel
 from torch import Tensor, nn
 
-from rea2seg.errors import CheckpointError
+from rea2seg.checkpoints.strict import fill
+from rea2seg.errors import CheckpointError, reason
 from rea2seg.images import to_picture
 from rea2seg.structures import Canvas, Embedding, Images, Masks, Prompt
 
@@ -58,7 +58,7 @@ class SamConfig:
             values = json.loads(path.read_text())
             values["encoder_global_blocks"] = tuple(values["encoder_global_blocks"])
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(f"{path} is not the config of a SAM: {error}") from error
+            raise CheckpointError(f"{path} is not the config of a SAM: {reason(error)}") from error
         if wrong := values.keys() ^ {field.name for field in fields(cls)}:
             raise CheckpointError(f"{path} has missing or unknown keys: {', '.join(sorted(wrong))}")
         return cls(**values)
@@ -121,20 +121,6 @@ def save_sam(model: SamModel, config: SamConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(asdict(config), indent=2) + "\n")
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
-
-
-def fill(module: nn.Module, path: Path) -> None:
-    """Load a safetensors file into a module whose tensors it must name completely and exactly."""
-    try:
-        stored = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
-    wanted = module.state_dict()
-    if wrong := sorted(wanted.keys() ^ stored.keys()):
-        raise CheckpointError(f"{path} has {len(wrong)} missing or unexpected tensors, such as {wrong[0]}")
-    if wrong := [name for name in wanted if wanted[name].shape != stored[name].shape]:
-        raise CheckpointError(f"{path} has {len(wrong)} tensors of another shape, such as {wrong[0]}")
-    module.load_state_dict(stored)
 
 
 def resized_shape(size: tuple[int, int], side: int) -> tuple[int, int]:

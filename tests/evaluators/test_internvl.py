@@ -376,8 +376,8 @@ def test_a_folder_that_is_no_evaluator_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json"):
         InternVL(tmp_path / "nowhere")
-    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
-    with pytest.raises(CheckpointError, match="type llava, not internvl"):
+    (tmp_path / "config.json").write_text('{"architectures": ["InternVLChatModel"]}')
+    with pytest.raises(CheckpointError, match=r"made for .*InternVLChatModel.*, not for InternVLForCond"):
         InternVL(tmp_path)
     model.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
