@@ -20,10 +20,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentError, ArgumentParser
 
+from rea2seg.devices import chosen_device
 from rea2seg.errors import ConfigError, reason
 from rea2seg.protocols import Generator, Search, Segmenter, Selector
 
@@ -76,7 +76,7 @@ def load_config(
             raise ConfigError(f"config {name}: nothing in it takes {key!r}")
     if seed is not None:
         seats, _ = _filled(seats, "seed", seed)
-    chosen = _chosen_device(device)
+    chosen = chosen_device(device)
     seats, _ = _changed(seats, "device", lambda own: own if device == "auto" and own != "auto" else chosen)
     return Config(name, _checked(seats, name), note)
 
@@ -152,19 +152,6 @@ def _changed(node: Any, key: str, change: Callable[[Any], Any]) -> tuple[Any, in
 
 def _filled(node: Any, key: str, value: Any) -> tuple[Any, int]:
     return _changed(node, key, lambda _: value)
-
-
-def _chosen_device(device: str) -> str:
-    """The device asked for, if this machine has it; `auto` prefers CUDA."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ConfigError(f"{device!r} is not a device: use auto, cpu or cuda") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("this machine has no CUDA device that PyTorch can use: leave the device out, or use cpu")
-    return device
 
 
 def _parser() -> ArgumentParser:

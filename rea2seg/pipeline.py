@@ -36,15 +36,17 @@ class Rea2Seg:
         return self.many(image, [query])[0]
 
     def many(self, image: ImageSource, queries: Sequence[str]) -> list[Ranking]:
-        """A ranking for each question about one image, which the segmenter encodes once."""
+        """A ranking for each question about one image, which every model encodes once."""
         pixels = load_image(image)
         asked = [Query(pixels, clean_question(text)) for text in queries]
-        embedding = self.encode(asked[0]) if asked else None
-        return [self.answer(query, embedding) for query in asked]
+        return [self.compare(scenes) for scenes in self.scenes_of(asked)]
 
-    def answer(self, query: Query, embedding: Embedding | None = None) -> Ranking:
-        """Discover candidates, then compare them."""
-        scenes = self.scenes(query, embedding)
+    def answer(self, query: Query) -> Ranking:
+        """The ranking for a query whose image is loaded and whose text is clean."""
+        return self.compare(self.scenes(query))
+
+    def compare(self, scenes: Sequence[Scene]) -> Ranking:
+        """Discover the candidates of one question, then compare them."""
         return self.rank(scenes, [candidate for scene in scenes for candidate in self.candidates(scene)])
 
     @torch.no_grad()
@@ -52,17 +54,27 @@ class Rea2Seg:
         """The image as the segmenter sees it, for every question about it."""
         return self.segmenter.encode([query.image])[0]
 
-    @torch.no_grad()
     def scenes(self, query: Query, embedding: Embedding | None = None) -> list[Scene]:
         """What the generator grounds and the segmenter first makes of it: one scene for each target it names."""
-        embedding = embedding or self.encode(query)
+        return self.scenes_of([query], embedding)[0]
+
+    @torch.no_grad()
+    def scenes_of(self, queries: Sequence[Query], embedding: Embedding | None = None) -> list[list[Scene]]:
+        """The scenes of each of several questions about one image."""
+        if not queries:
+            return []
+        embedding = embedding or self.encode(queries[0])
         if self.generator is None:
-            return [Scene(query, embedding)]
-        scenes = []
-        for grounding in each_target(self.generator.ground([query])[0]):
-            initial = self.segmenter.decode(embedding, Prompt(token=grounding.token), multimask=False)
-            scenes.append(Scene(query, embedding, grounding, initial))
-        return scenes
+            return [[Scene(query, embedding)] for query in queries]
+        groundings = self.generator.ground(queries)
+        return [
+            [self._scene(query, embedding, target) for target in each_target(grounding)]
+            for query, grounding in zip(queries, groundings, strict=True)
+        ]
+
+    def _scene(self, query: Query, embedding: Embedding, grounding: Grounding) -> Scene:
+        initial = self.segmenter.decode(embedding, Prompt(token=grounding.token), multimask=False)
+        return Scene(query, embedding, grounding, initial)
 
     @torch.no_grad()
     def candidates(self, scene: Scene) -> list[Candidate]:

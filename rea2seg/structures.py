@@ -25,7 +25,10 @@ type are never equal."""
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """An image and a question about it. `id` seeds every random choice made for this query."""
+    """An image and a question about it. `id` seeds every random choice made for this query.
+
+    The text is read as it is; `rea2seg.text.clean_question` prepares one from outside.
+    """
 
     image: UInt8[Tensor, "3 h w"]
     text: str

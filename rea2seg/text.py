@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Collection
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from rea2seg.errors import ConfigError, InputError
+from rea2seg.errors import CheckpointError, ConfigError, InputError
 
 QUESTION_LIMIT = 2000
 """Characters. Ours: some 500 tokens, well inside the shortest context (2,048) beside 576 image tokens."""
@@ -27,6 +29,21 @@ def clean_question(text: str, limit: int = QUESTION_LIMIT) -> str:
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The ids of all added tokens, flagged special or not: `[SEG]`, `<image>`, `</s>`, `<|im_end|>`, ..."""
     return frozenset(tokenizer.added_tokens_decoder)
+
+
+def cut(template: str, names: Collection[str]) -> list[str]:
+    """The template in pieces: each of the names where it occurs, and what lies between them."""
+    longest_first = sorted(names, key=len, reverse=True)
+    pieces = re.split(f"({'|'.join(map(re.escape, longest_first))})", template) if names else [template]
+    return [piece for piece in pieces if piece]
+
+
+def control_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """The id of an added token, which tokenizing its name does not reliably give (LISA issue 55)."""
+    added: dict[str, int] = tokenizer.get_added_vocab()
+    if token not in added:
+        raise CheckpointError(f"the tokenizer has no added token {token!r}: use the template it was trained with")
+    return added[token]
 
 
 def encode_untrusted(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -81,6 +81,18 @@ def test_many_questions_share_one_encoding_and_get_the_answers_they_get_alone(pi
     assert pipe.many(PIXELS, []) == []
 
 
+def test_many_questions_are_grounded_in_one_call(pipe):
+    calls = []
+
+    class Counts(PaintGenerator):
+        def ground(self, queries):
+            calls.append(len(queries))
+            return super().ground(queries)
+
+    replace(pipe, generator=Counts()).many(PIXELS, ["the red box", "the blue box", "the green box"])
+    assert calls == [3]
+
+
 def test_the_question_is_cleaned_before_anybody_reads_it(pipe):
     pipe(PIXELS, "  the red\nbox\x00 ")
     assert pipe.generator.asked == pipe.selector.evaluator.asked == ["the red box"]

@@ -22,13 +22,15 @@ from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from rea2seg.checkpoints.strict import Precision
+from rea2seg.devices import chosen_device
 from rea2seg.errors import CheckpointError, ConfigError, InputError
 from rea2seg.evaluators.decoding import Reply, Rows, think, write_scores
-from rea2seg.evaluators.prompts import EvaluatorTemplate, control_id, piece_ids, prefix_ids, suffix_ids
+from rea2seg.evaluators.prompts import EvaluatorTemplate, piece_ids, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import ScoreGrammar, confidence, expected_value, parse_scores, split_numbers
-from rea2seg.evaluators.weights import load_internvl
+from rea2seg.evaluators.weights import Parts, load_internvl
 from rea2seg.images import to_picture
 from rea2seg.structures import Candidate, Query, Score
+from rea2seg.text import control_id
 
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Readout = Literal["text", "expected"]
@@ -58,7 +60,8 @@ def tokens_per_tile(config: InternVLConfig, side: int) -> int:
 class InternVL:
     """An evaluator on `InternVLForConditionalGeneration`.
 
-    weights: a folder with the model and its tokenizer, as `save_pretrained` writes them. adapter: a PEFT folder.
+    weights: a folder with the model and its tokenizer, as `save_pretrained` writes them. adapter: a PEFT folder, merged
+    into it.
     image_side, mask_side: pixels of the squares that the image and each mask are resized to; they and the template must
     be those of the training. reasoning: let the model think in words first. readout: `expected` takes the expectation
     of each number over its digits, `text` the number as written.
@@ -66,7 +69,7 @@ class InternVL:
 
     def __init__(
         self,
-        weights: str | Path,
+        weights: str | Path | Parts,
         adapter: str | Path | None = None,
         reasoning: bool = False,
         readout: Readout = "expected",
@@ -74,50 +77,29 @@ class InternVL:
         image_side: int = 448,
         mask_side: int = 448,
         max_reasoning_tokens: int = 256,
-        device: str = "cpu",
+        device: str = "auto",
         precision: Precision = "float32",
     ) -> None:
-        model, tokenizer = load_internvl(Path(weights), Path(adapter) if adapter else None, precision)
-        sides = (image_side, mask_side)
-        self._seat(model.to(device), tokenizer, reasoning, readout, template, sides, max_reasoning_tokens)
-
-    @classmethod
-    def wrap(
-        cls,
-        model: Any,
-        tokenizer: PreTrainedTokenizerBase,
-        reasoning: bool = False,
-        readout: Readout = "expected",
-        template: EvaluatorTemplate | None = None,
-        image_side: int = 448,
-        mask_side: int = 448,
-        max_reasoning_tokens: int = 256,
-    ) -> InternVL:
-        """An evaluator around a live model (or its PEFT wrapper), in the mode and on the device it is in."""
-        evaluator = cls.__new__(cls)
-        evaluator._seat(model, tokenizer, reasoning, readout, template, (image_side, mask_side), max_reasoning_tokens)
-        return evaluator
-
-    def _seat(
-        self,
-        model: Any,
-        tokenizer: PreTrainedTokenizerBase,
-        reasoning: bool,
-        readout: Readout,
-        template: EvaluatorTemplate | None,
-        sides: tuple[int, int],
-        max_reasoning_tokens: int,
-    ) -> None:
-        self.model, self.tokenizer, self.reasoning, self.readout = model, tokenizer, reasoning, readout
+        if not isinstance(weights, Parts):
+            weights = load_internvl(Path(weights), Path(adapter) if adapter else None, precision)
+            weights.model.to(chosen_device(device))
+        self.model, self.tokenizer = weights
+        self.reasoning, self.readout, self.max_reasoning_tokens = reasoning, readout, max_reasoning_tokens
         self.template = template or EvaluatorTemplate()
-        self.image_side, self.mask_side = sides
-        self.image_tokens, self.mask_tokens = (tokens_per_tile(model.config, side) for side in sides)
-        self.max_reasoning_tokens = max_reasoning_tokens
-        self.grammar = ScoreGrammar.of(tokenizer)
-        self.stops = {piece_ids(tokenizer, self.template, self.template.end)[0], tokenizer.eos_token_id}
-        if control_id(tokenizer, self.template.image_slot) != model.config.image_token_id:
+        self.image_side, self.mask_side = image_side, mask_side
+        self.image_tokens, self.mask_tokens = (
+            tokens_per_tile(self.model.config, side) for side in (image_side, mask_side)
+        )
+        self.grammar = ScoreGrammar.of(self.tokenizer)
+        self.stops = {piece_ids(self.tokenizer, self.template, self.template.end)[0], self.tokenizer.eos_token_id}
+        if control_id(self.tokenizer, self.template.image_slot) != self.model.config.image_token_id:
             raise CheckpointError(f"{self.template.image_slot} of the tokenizer is not the model's image token")
         self._last_image: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def wrap(cls, model: Any, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> InternVL:
+        """An evaluator on a live model, or its PEFT wrapper, which stays where and in what mode it is."""
+        return cls(Parts(model, tokenizer), **settings)
 
     @torch.inference_mode()
     def score(self, query: Query, groups: Sequence[Sequence[Candidate]]) -> list[list[Score]]:

@@ -6,14 +6,11 @@ instruction follow. Every piece is encoded apart and control tokens are placed b
 pose as, its neighbour.
 """
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from rea2seg.errors import CheckpointError
-from rea2seg.text import encode_untrusted
+from rea2seg.text import control_id, cut, encode_untrusted
 
 
 @dataclass(frozen=True)
@@ -87,26 +84,10 @@ def suffix_ids(
 
 def piece_ids(tokenizer: PreTrainedTokenizerBase, template: EvaluatorTemplate, piece: str) -> list[int]:
     """The ids of one piece of the template: control tokens by name, the rest as plain text."""
-    return list(_piece_ids(tokenizer, template, piece))
-
-
-def control_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    """The id of a control token, which must be an added token of the tokenizer."""
-    found = tokenizer.get_added_vocab().get(token)
-    if found is None:
-        raise CheckpointError(
-            f"the tokenizer has no added token {token}: use the template the weights were trained with"
-        )
-    return int(found)
-
-
-def _piece_ids(tokenizer: PreTrainedTokenizerBase, template: EvaluatorTemplate, piece: str) -> Iterator[int]:
-    names = "|".join(re.escape(name) for name in template.controls)
-    for part in re.split(f"({names})", piece) if names else [piece]:
-        if part in template.controls:
-            yield control_id(tokenizer, part)
-        elif part:
-            yield from encode_untrusted(tokenizer, part)
+    ids: list[int] = []
+    for part in cut(piece, template.controls):
+        ids += [control_id(tokenizer, part)] if part in template.controls else encode_untrusted(tokenizer, part)
+    return ids
 
 
 def _image_ids(tokenizer: PreTrainedTokenizerBase, template: EvaluatorTemplate, tokens: int) -> list[int]:

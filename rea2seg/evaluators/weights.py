@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
@@ -13,10 +13,17 @@ from rea2seg.checkpoints.strict import UNREADABLE, Precision, load_model, load_t
 from rea2seg.errors import CheckpointError, reason
 
 
-def load_internvl(folder: Path, adapter: Path | None, precision: Precision) -> tuple[Any, PreTrainedTokenizerBase]:
+class Parts(NamedTuple):
+    """The live modules of an evaluator: an InternVL, or a PEFT wrapper of one, and its tokenizer."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load_internvl(folder: Path, adapter: Path | None, precision: Precision) -> Parts:
     """The model in eval mode, an adapter merged into it, and the tokenizer beside it."""
     model, tokenizer = load_model(InternVLForConditionalGeneration, folder, precision), load_tokenizer(folder)
-    return (_merged(model, adapter) if adapter else model).eval(), tokenizer
+    return Parts((_merged(model, adapter) if adapter else model).eval(), tokenizer)
 
 
 def _merged(model: Any, adapter: Path) -> Any:

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
 from rea2seg.checkpoints.strict import Precision
+from rea2seg.devices import chosen_device
 from rea2seg.errors import CheckpointError, ConfigError
 from rea2seg.generator.attention import enable, probe, prompt_attention
 from rea2seg.generator.llava import (
@@ -31,17 +32,17 @@ from rea2seg.generator.llava import (
     last_hidden,
     load,
 )
-from rea2seg.generator.tokens import SEG, Conversation, Row, TokenLayout, control_id, expand
+from rea2seg.generator.tokens import SEG, Conversation, Row, TokenLayout, expand
 from rea2seg.structures import Grounding, Query
-from rea2seg.text import clean_question
-
-__all__ = ["Connector", "Conversation", "Lisa", "Parts", "embed", "image_features", "last_hidden", "load"]
+from rea2seg.text import control_id
 
 Mode = Literal["teacher", "generate"]
 
 
 @dataclass(frozen=True)
-class _Dialogue:
+class _Exchange:
+    """A question with its answer as ids, the answer in words, and warnings."""
+
     ids: list[int]
     reply: str
     flags: tuple[str, ...] = ()
@@ -54,6 +55,7 @@ class Lisa:
     not say from what it counts. `row` chooses the attention row; the prompt embedding always comes from the predictor.
     `mode`: `teacher` puts `answer` in the MLLM's mouth, `generate` lets it answer and falls back on `answer` where it
     does not say `[SEG]`. `geometry`: how images meet the square CLIP input; LISA and READ were trained with `crop`.
+    `batch`: queries read together (8 is ours).
     """
 
     def __init__(
@@ -66,13 +68,14 @@ class Lisa:
         answer: str = "[SEG].",
         geometry: Geometry = "crop",
         max_new_tokens: int = 128,
+        batch: int = 8,
         device: str = "auto",
         precision: Precision = "float32",
     ) -> None:
         self.parts = weights if isinstance(weights, Parts) else load(Path(weights), precision)
         self.conversation = conversation or Conversation()
         self.row, self.mode, self.answer, self.geometry = row, mode, answer, geometry
-        self.max_new_tokens = max_new_tokens
+        self.max_new_tokens, self.batch = max_new_tokens, batch
         self.layers = _layer_range(layers, self.parts.mllm.config.text_config.num_hidden_layers)
         self.seg = control_id(self.parts.tokenizer, SEG)
         vision = self.parts.mllm.config.vision_config
@@ -80,9 +83,8 @@ class Lisa:
         self._check()
         enable(self.parts.mllm)
         if not isinstance(weights, Parts):
-            place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-            self.parts.mllm.to(place)
-            self.parts.connector.to(place)
+            self.parts.mllm.to(chosen_device(device))
+            self.parts.connector.to(chosen_device(device))
 
     @classmethod
     def wrap(
@@ -97,38 +99,41 @@ class Lisa:
 
     @torch.no_grad()
     def ground(self, queries: Sequence[Query]) -> list[Grounding]:
-        """Grounds all queries in one batch; an image shared by several of them (the same object) is encoded once."""
+        """Grounds the queries in batches; an image shared by several of them (the same object) is encoded once."""
         if not queries:
             return []
-        features = self._see(queries)
-        questions = [clean_question(query.text) for query in queries]
-        if self.mode == "teacher":
-            dialogues = [_Dialogue(self._teach(question), self.answer) for question in questions]
-        else:
-            dialogues = self._converse(questions, features)
-        return self._read(queries, dialogues, features)
-
-    def _see(self, queries: Sequence[Query]) -> Float[Tensor, "queries tokens hidden"]:
         distinct = {id(query.image): query.image for query in queries}
         pixels = torch.stack([clip_pixels(image, self.side, self.geometry) for image in distinct.values()])
-        order = list(distinct)
-        features = image_features(self.parts.mllm, pixels.to(self.parts.mllm.device))
-        return features[[order.index(id(query.image)) for query in queries]]
+        seen = image_features(self.parts.mllm, pixels.to(self.parts.mllm.device))
+        places = [list(distinct).index(id(query.image)) for query in queries]
+        groundings = []
+        for start in range(0, len(queries), self.batch):
+            part = slice(start, start + self.batch)
+            groundings += self._ground(queries[part], seen[places[part]])
+        return groundings
+
+    def _ground(self, queries: Sequence[Query], features: Float[Tensor, "queries tokens hidden"]) -> list[Grounding]:
+        questions = [query.text for query in queries]
+        if self.mode == "teacher":
+            exchanges = [_Exchange(self._teach(question), self.answer) for question in questions]
+        else:
+            exchanges = self._converse(questions, features)
+        return self._read(queries, exchanges, features)
 
     def _teach(self, question: str) -> list[int]:
         return self.conversation.dialogue_ids(self.parts.tokenizer, question, self.answer)[0]
 
-    def _converse(self, questions: Sequence[str], features: Float[Tensor, "queries tokens hidden"]) -> list[_Dialogue]:
+    def _converse(self, questions: Sequence[str], features: Float[Tensor, "queries tokens hidden"]) -> list[_Exchange]:
         prompts = [self.conversation.prompt_ids(self.parts.tokenizer, question) for question in questions]
-        dialogues = []
+        exchanges = []
         for question, prompt, said in zip(questions, prompts, self._generate(prompts, features), strict=True):
             reply = self.parts.tokenizer.decode(said)
             if self.seg in said:
-                dialogues.append(_Dialogue(prompt + said, reply))
+                exchanges.append(_Exchange(prompt + said, reply))
             else:
                 flag = f"the model answered without {SEG}; its attention was read as if it had answered {self.answer!r}"
-                dialogues.append(_Dialogue(self._teach(question), reply, (flag,)))
-        return dialogues
+                exchanges.append(_Exchange(self._teach(question), reply, (flag,)))
+        return exchanges
 
     def _generate(
         self, prompts: Sequence[list[int]], features: Float[Tensor, "queries tokens hidden"]
@@ -150,11 +155,11 @@ class Lisa:
     def _read(
         self,
         queries: Sequence[Query],
-        dialogues: Sequence[_Dialogue],
+        exchanges: Sequence[_Exchange],
         features: Float[Tensor, "queries tokens hidden"],
     ) -> list[Grounding]:
-        """One pass over whole dialogues: the hidden states that predict `[SEG]`, and the attention rows."""
-        sequences = [expand(dialogue.ids, features.shape[1]) for dialogue in dialogues]
+        """One pass over questions and answers: the hidden states that predict `[SEG]`, and the attention rows."""
+        sequences = [expand(exchange.ids, features.shape[1]) for exchange in exchanges]
         extra = features.shape[1] - self.grid**2
         layouts = [TokenLayout.of(ids, (self.grid, self.grid), self.seg, extra) for ids in sequences]
         # Padding on the right comes after everything that is read: causality hides it, without a mask.
@@ -165,12 +170,12 @@ class Lisa:
         with probe(self.layers, wanted) as found:
             hidden = last_hidden(self.parts.mllm, embed(self.parts.mllm, ids, features))
         groundings = []
-        for index, (query, dialogue, layout) in enumerate(zip(queries, dialogues, layouts, strict=True)):
+        for index, (query, exchange, layout) in enumerate(zip(queries, exchanges, layouts, strict=True)):
             token = self.parts.connector(hidden[index, list(layout.predictors)])[:, None].float()
             weights = [found.layers[layer][index, : len(layout.segs)] for layer in self.layers]
             cells = cell_map(query.size, self.side, self.grid, self.geometry)
             attention = prompt_attention(weights, layout)
-            groundings.append(Grounding(token, attention, cells, dialogue.reply, dialogue.flags))
+            groundings.append(Grounding(token, attention, cells, exchange.reply, exchange.flags))
         return groundings
 
     def _check(self) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from rea2seg.errors import ConfigError
-from rea2seg.text import encode_untrusted
+from rea2seg.text import control_id, cut, encode_untrusted
 
 Row = Literal["predictor", "seg"]
 
@@ -64,7 +64,7 @@ class Conversation:
 
     def _encode(self, tokenizer: PreTrainedTokenizerBase, template: str, slots: Mapping[str, str]) -> list[int]:
         ids: list[int] = []
-        pieces = self._cut(template)
+        pieces = cut(template, [_PLACEHOLDER, *self.controls])
         for before, piece, after in zip(["", *pieces], pieces, [*pieces[1:], ""], strict=False):
             if piece == _PLACEHOLDER:
                 ids.append(IMAGE)
@@ -77,10 +77,6 @@ class Conversation:
                 text = text.rstrip() if after in self.stripped else text
                 ids += encode_untrusted(tokenizer, text)
         return ids
-
-    def _cut(self, template: str) -> list[str]:
-        names = sorted([_PLACEHOLDER, *self.controls], key=len, reverse=True)
-        return [piece for piece in re.split(f"({'|'.join(map(re.escape, names))})", template) if piece]
 
 
 @dataclass(frozen=True)
@@ -128,14 +124,6 @@ class TokenLayout:
 def expand(ids: Sequence[int], count: int) -> list[int]:
     """The ids with `count` image tokens in place of each single `IMAGE`."""
     return [token for identity in ids for token in [identity] * (count if identity == IMAGE else 1)]
-
-
-def control_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    """The id of an added token, which tokenizing its name does not reliably give (LISA issue 55)."""
-    vocabulary: dict[str, int] = tokenizer.get_added_vocab()
-    if token not in vocabulary:
-        raise ConfigError(f"the tokenizer has no token {token!r}: it does not belong to this conversation")
-    return vocabulary[token]
 
 
 def _refuse_undeclared(tokenizer: PreTrainedTokenizerBase, piece: str) -> None:

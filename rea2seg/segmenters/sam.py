@@ -23,6 +23,7 @@ from segment_anything.modeling import Sam as SamModel
 from torch import Tensor, nn
 
 from rea2seg.checkpoints.strict import fill
+from rea2seg.devices import chosen_device
 from rea2seg.errors import CheckpointError, reason
 from rea2seg.images import to_picture
 from rea2seg.structures import Canvas, Embedding, Images, Masks, Prompt
@@ -198,14 +199,14 @@ class Sam:
     """
 
     def __init__(
-        self, weights: str | Path, token_decoder: str | Path | None = None, device: str = "cpu", batch: int = 4
+        self, weights: str | Path, token_decoder: str | Path | None = None, device: str = "auto", batch: int = 4
     ) -> None:
-        folder, decoder = Path(weights), None
+        folder, decoder, place = Path(weights), None, chosen_device(device)
         if token_decoder is not None:
             decoder = build_decoder(SamConfig.read(folder / CONFIG)).eval()
             fill(decoder, Path(token_decoder))
-            decoder.to(device)
-        self._seat(load_sam(folder).to(device), decoder, batch)
+            decoder.to(place)
+        self._seat(load_sam(folder).to(place), decoder, batch)
 
     @classmethod
     def wrap(cls, model: SamModel, token_decoder: MaskDecoder | None = None, batch: int = 4) -> Sam:

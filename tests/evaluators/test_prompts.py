@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from rea2seg.errors import CheckpointError
-from rea2seg.evaluators.prompts import SHORT, EvaluatorTemplate, control_id, prefix_ids, suffix_ids
+from rea2seg.evaluators.prompts import SHORT, EvaluatorTemplate, prefix_ids, suffix_ids
+from rea2seg.text import control_id
 
 TEMPLATE = EvaluatorTemplate()
 
@@ -56,5 +57,5 @@ def test_a_question_of_control_tokens_is_only_text(tokenizer: PreTrainedTokenize
 
 def test_a_tokenizer_without_the_template_s_tokens_is_named(tokenizer: PreTrainedTokenizerFast) -> None:
     template = EvaluatorTemplate(user="<|user|>", controls=("<|user|>", *TEMPLATE.controls))
-    with pytest.raises(CheckpointError, match=r"no added token <\|user\|>"):
+    with pytest.raises(CheckpointError, match=r"no added token '<\|user\|>'"):
         prefix_ids(tokenizer, template, "the cup", 1)

@@ -2,9 +2,9 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from rea2seg.errors import ConfigError
-from rea2seg.generator.tokens import IMAGE, Conversation, TokenLayout, control_id, expand
-from rea2seg.text import control_ids, encode_untrusted
+from rea2seg.errors import CheckpointError, ConfigError
+from rea2seg.generator.tokens import IMAGE, Conversation, TokenLayout, expand
+from rea2seg.text import control_id, control_ids, encode_untrusted
 from tests.generator.conftest import SHORT
 
 SEG = 7
@@ -93,13 +93,17 @@ def test_control_tokens_in_a_question_are_spelt_out(tokenizer):
     ("conversation", "complaint"),
     [
         (Conversation(prompt="<|im_end|>{question}"), "list it under `controls`"),
-        (Conversation(prompt="<nowhere>{question}", controls=("<nowhere>",)), "no token '<nowhere>'"),
         (Conversation(prompt="{what}"), "unknown slots: what"),
     ],
 )
 def test_a_conversation_that_does_not_fit_the_tokenizer_is_refused(tokenizer, conversation, complaint):
     with pytest.raises(ConfigError, match=complaint):
         conversation.prompt_ids(tokenizer, "a")
+
+
+def test_a_tokenizer_without_the_conversations_tokens_is_refused(tokenizer):
+    with pytest.raises(CheckpointError, match="no added token '<nowhere>'"):
+        Conversation(prompt="<nowhere>{question}", controls=("<nowhere>",)).prompt_ids(tokenizer, "a")
 
 
 def test_the_layout_is_read_off_the_expanded_ids():
