@@ -31,7 +31,8 @@ from rea2seg.drawing import (
     view_size,
     write,
 )
-from rea2seg.structures import Candidate, CellMap, Query, Ranking, Score
+from rea2seg.geometry import CellMap
+from rea2seg.structures import Candidate, Query, Ranking, Score
 
 NARROWEST = 640
 """Width in pixels that a legend needs."""

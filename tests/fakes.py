@@ -9,20 +9,9 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from rea2seg.geometry import Canvas, CellMap
 from rea2seg.protocols import Segmenter
-from rea2seg.structures import (
-    Candidate,
-    Canvas,
-    CellMap,
-    Embedding,
-    Grounding,
-    Images,
-    Masks,
-    Prompt,
-    Query,
-    Scene,
-    Score,
-)
+from rea2seg.structures import Candidate, Embedding, Grounding, Images, Masks, Prompt, Query, Scene, Score
 
 
 @dataclass

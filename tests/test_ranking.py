@@ -13,20 +13,10 @@ from torch import Tensor
 
 from rea2seg import rivals
 from rea2seg.errors import ConfigError
+from rea2seg.geometry import Canvas, CellMap
 from rea2seg.protocols import Selector
 from rea2seg.ranking import ByEvaluator, rank, shuffled_groups
-from rea2seg.structures import (
-    Candidate,
-    Canvas,
-    CellMap,
-    Embedding,
-    Grounding,
-    Masks,
-    Query,
-    Ranking,
-    Scene,
-    Score,
-)
+from rea2seg.structures import Candidate, Embedding, Grounding, Masks, Query, Ranking, Scene, Score
 
 SIZE = (32, 48)
 QUERY = Query(torch.zeros(3, *SIZE, dtype=torch.uint8), "the disc", "q7")

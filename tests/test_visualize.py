@@ -21,7 +21,8 @@ from rea2seg.drawing import (
     view_size,
     wrapped,
 )
-from rea2seg.structures import Candidate, CellMap, Query, Ranking, Score
+from rea2seg.geometry import CellMap
+from rea2seg.structures import Candidate, Query, Ranking, Score
 from rea2seg.visualize import attention_map, contact_sheet, overlay
 
 SIZE = (48, 64)

@@ -20,8 +20,8 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from rea2seg.checkpoints.strict import Precision, fill, load_model, load_tensors, load_tokenizer, quiet
 from rea2seg.generator.tokens import IMAGE
+from rea2seg.geometry import CellMap
 from rea2seg.images import to_picture
-from rea2seg.structures import CellMap
 
 Geometry = Literal["crop", "pad"]
 

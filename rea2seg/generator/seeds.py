@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rea2seg.errors import ConfigError
+from rea2seg.geometry import CellMap
 from rea2seg.seeding import generator_for
-from rea2seg.structures import CellMap, Scene
+from rea2seg.structures import Scene
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from rea2seg.checkpoints.strict import fill
 from rea2seg.devices import chosen_device
 from rea2seg.errors import CheckpointError, reason
+from rea2seg.geometry import Canvas
 from rea2seg.images import to_picture
-from rea2seg.structures import Canvas, Embedding, Images, Masks, Prompt
+from rea2seg.structures import Embedding, Images, Masks, Prompt
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SINGLE, MULTI = range(1), range(1, 4)

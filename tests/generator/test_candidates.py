@@ -6,8 +6,9 @@ import torch
 
 from rea2seg.generator.candidates import AttentionSearch, CoreSearch, PromptSearch
 from rea2seg.generator.seeds import SeedSettings, cells_of, seeds_of
+from rea2seg.geometry import CellMap
 from rea2seg.masks import iou, stability
-from rea2seg.structures import CellMap, Embedding, Grounding, Masks, Prompt, Query, Scene
+from rea2seg.structures import Embedding, Grounding, Masks, Prompt, Query, Scene
 from tests.fakes import FakeSegmenter
 
 SIZE, GRID = (60, 120), (6, 12)  # cells of 10 x 10 pixels

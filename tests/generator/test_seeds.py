@@ -14,7 +14,7 @@ from rea2seg.generator.seeds import (
     pick_seeds,
     share_points,
 )
-from rea2seg.structures import CellMap
+from rea2seg.geometry import CellMap
 
 SIZES = [(90, 200), (201, 97), (120, 120), (37, 250)]
 

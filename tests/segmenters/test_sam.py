@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from rea2seg.errors import CheckpointError
+from rea2seg.geometry import Canvas
 from rea2seg.segmenters.sam import (
     MULTI,
     SINGLE,
@@ -17,7 +18,7 @@ from rea2seg.segmenters.sam import (
     resized_shape,
     save_sam,
 )
-from rea2seg.structures import Canvas, Embedding, Prompt
+from rea2seg.structures import Embedding, Prompt
 
 TINY = SamConfig(
     image_size=64,
