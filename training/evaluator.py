@@ -3,7 +3,7 @@
     python -m training.evaluator fit --config configs/train/evaluator_stage1.yaml
     python -m training.evaluator fit --config configs/train/evaluator_stage2.yaml
 
-Stage 1: plain questions without reasoning, what lies under a mask, and questions answered in words. Stage 2: relational
+Stage 1: scores without reasoning, what lies under a mask, and questions answered in words. Stage 2: relational
 questions with and without reasoning, as a LoRA adapter on the language layers (the paper trains both stages with LoRA
 of rank 128 on InternVL3-8B). Departures, mini only: stage 1 trains all of the language model, because nothing here
 comes trained; the digits of the scores have a loss of their own, so that they are not drowned by the words.
@@ -12,11 +12,10 @@ comes trained; the digits of the scores have a loss of their own, so that they a
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from lightning import LightningModule
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
@@ -26,10 +25,8 @@ from training.batches import Stream
 from training.judgements import IGNORED, JudgementBatch, JudgementDrawer, Source, Task
 from training.losses import answer_loss
 from training.mini import load_tokenizer, save_internvl
-from training.optim import adamw
-from training.stage import run
+from training.stage import Stage, run
 
-WEIGHTS = {"words": 1.0, "digits": 1.0}
 LANGUAGE_LAYERS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 
 
@@ -58,8 +55,10 @@ class Judgements(Stream):
         super().__init__(train, val, seed, workers, val_batches)
 
 
-class EvaluatorStage(LightningModule):
+class EvaluatorStage(Stage):
     """Wires InternVL to its loss. `rank` > 0 trains an adapter of that rank and exports it alone."""
+
+    LOSS: ClassVar[Mapping[str, float]] = {"words": 1.0, "digits": 1.0}
 
     def __init__(
         self,
@@ -116,20 +115,6 @@ class EvaluatorStage(LightningModule):
                 parts[name] = answer_loss(logits, labels[counted])
                 parts[f"accuracy/{name}"] = (logits.argmax(-1) == labels[counted]).float().mean()
         return parts
-
-    def training_step(self, batch: JudgementBatch, index: int) -> Tensor:
-        parts = self.losses(batch)
-        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=len(batch.pixels))
-        return sum((WEIGHTS[name] * parts[name] for name in WEIGHTS.keys() & parts.keys()), torch.zeros(()))
-
-    def validation_step(self, batch: JudgementBatch, index: int) -> None:
-        parts = {f"val/{name}": value for name, value in self.losses(batch).items()}
-        self.log_dict(parts, batch_size=len(batch.pixels))
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        h = self.hparams
-        total = int(self.trainer.estimated_stepping_batches)
-        return adamw(self.parameters(), h["lr"], total, h["warmup"], h["decay"], h["wd"])
 
     def export(self) -> None:
         """Write the model and its tokenizer, or the adapter alone."""

@@ -9,13 +9,13 @@ contrastive one between the `[SEG]` predictor's state and the image tokens and o
 `masks_from` steps; the three multi-mask outputs learn the best of three.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from lightning import LightningModule
 from safetensors.torch import save_file
 from segment_anything.modeling import MaskDecoder
 from torch import Tensor, nn
@@ -28,13 +28,9 @@ from rea2seg.structures import Prompt
 from training.batches import Stream
 from training.losses import answer_loss, at_lattice, lattice_iou, mask_bce, mask_dice, mass_inside, pointing
 from training.mini import load_tokenizer
-from training.optim import adamw
 from training.questions import QuestionBatch, QuestionDrawer, image_columns
 from training.segmenter import ALL_MASKS, encode_canvas
-from training.stage import run
-
-WEIGHTS = {"ce": 1.0, "bce": 2.0, "dice": 0.5, "quality": 0.5, "pointing": 0.5, "attention": 0.5}
-"""LISA's three, then SAM's quality head, then the two of mini."""
+from training.stage import Stage, run
 
 
 class Questions(Stream):
@@ -60,11 +56,21 @@ class Questions(Stream):
         super().__init__(train, val, seed, workers, val_batches)
 
 
-class GeneratorStage(LightningModule):
+class GeneratorStage(Stage):
     """Wires LISA to a frozen SAM. `weights` and `segmenter` are folders of the stages before.
 
     Masks are decoded from step `masks_from` on, for the first `masked` questions of each picture.
     """
+
+    LOSS: ClassVar[Mapping[str, float]] = {
+        "ce": 1.0,
+        "bce": 2.0,
+        "dice": 0.5,
+        "quality": 0.5,
+        "pointing": 0.5,
+        "attention": 0.5,
+    }
+    """LISA's three, then SAM's quality head, then the two of mini."""
 
     def __init__(
         self,
@@ -145,20 +151,6 @@ class GeneratorStage(LightningModule):
             "iou/single": iou[:, 0].mean(),
             "iou/best_of_three": iou[:, 1:].amax(1).mean(),
         }
-
-    def training_step(self, batch: QuestionBatch, index: int) -> Tensor:
-        parts = self.losses(batch)
-        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=len(batch.pixels))
-        return sum((WEIGHTS[name] * parts[name] for name in WEIGHTS.keys() & parts.keys()), torch.zeros(()))
-
-    def validation_step(self, batch: QuestionBatch, index: int) -> None:
-        parts = {f"val/{name}": value for name, value in self.losses(batch).items()}
-        self.log_dict(parts, batch_size=len(batch.pixels))
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        h = self.hparams
-        total = int(self.trainer.estimated_stepping_batches)
-        return adamw(self.parameters(), h["lr"], total, h["warmup"], h["decay"], h["wd"])
 
     def export(self) -> None:
         """Write the generator, and beside it the mask decoder for its token."""

@@ -44,6 +44,9 @@ class JudgementBatch(Movable):
     words: Int[Tensor, "b length"]
     digits: Int[Tensor, "b length"]
 
+    def __len__(self) -> int:
+        return len(self.pixels)
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
@@ -76,19 +79,25 @@ class Source(Protocol):
     def __call__(self, rng: np.random.Generator, count: int, split: str, masks: bool) -> Drawn: ...
 
 
-class FreshScenes:
-    """Scenes of SGDR-Synth with groups of `group` masks drawn without a segmenter."""
+def group_sizes(rng: np.random.Generator, count: int, group: int, short: float) -> list[int]:
+    """The sizes of `count` groups: the last group of a query is often short, so some must be in training too."""
+    return [int(rng.integers(1, group + 1)) if group and rng.random() < short else group for _ in range(count)]
 
-    def __init__(self, categories: Sequence[str], group: int = 5) -> None:
-        self.categories, self.group = tuple(categories), group
+
+class FreshScenes:
+    """Scenes of SGDR-Synth; groups of `group` masks, a share `short` of them smaller, are drawn without a segmenter."""
+
+    def __init__(self, categories: Sequence[str], group: int = 5, short: float = 0.15) -> None:
+        self.categories, self.group, self.short = tuple(categories), group, short
 
     def __call__(self, rng: np.random.Generator, count: int, split: str, masks: bool) -> Drawn:
         while True:
             world, rendering = sample_scene(rng, split)
             found = questions(rng, world, rendering, count, self.categories)
             if len(found) == count:
-                group = self.group if masks else 0
-                return to_tensor(rendering.image), [self.ask(rng, world, rendering, one, group) for one in found]
+                sizes = group_sizes(rng, count, self.group if masks else 0, self.short)
+                pairs = zip(found, sizes, strict=True)
+                return to_tensor(rendering.image), [self.ask(rng, world, rendering, one, size) for one, size in pairs]
 
     def ask(
         self, rng: np.random.Generator, world: World, rendering: Rendering, question: Question, group: int

@@ -88,9 +88,9 @@ def small_llava(tower: Tower, language: Language, tokenizer: PreTrainedTokenizer
 
 
 def small_internvl(
-    tower: Tower, language: Language, tokenizer: PreTrainedTokenizerBase
+    tower: Tower, language: Language, tokenizer: PreTrainedTokenizerBase, downsample: float
 ) -> InternVLForConditionalGeneration:
-    """An untrained InternVL: its own tower with pixel shuffle, and Qwen2."""
+    """An untrained InternVL: its own tower, pixel shuffle to `downsample` of the patches a side, and Qwen2."""
     vision = InternVLVisionConfig(
         image_size=(tower.side, tower.side),
         patch_size=(tower.patch, tower.patch),
@@ -105,7 +105,8 @@ def small_internvl(
         vision_config=vision,
         text_config=Qwen2Config(**language.fields(tokenizer)),
         image_token_id=control_id(tokenizer, "<IMG_CONTEXT>"),
-        image_seq_length=(tower.side // tower.patch) ** 2 // 4,
+        image_seq_length=round(tower.side / tower.patch * downsample) ** 2,
+        downsample_ratio=downsample,
         tie_word_embeddings=True,
     )
     return InternVLForConditionalGeneration(config)

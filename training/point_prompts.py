@@ -95,6 +95,9 @@ class PromptBatch(Movable):
     refine: bool
     targets: Targets
 
+    def __len__(self) -> int:
+        return len(self.images)
+
     def first(self) -> Prompt:
         """The prompts of the first decode, scene after scene."""
         if self.kind == "box":

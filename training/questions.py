@@ -43,6 +43,9 @@ class QuestionBatch(Movable):
     inside: Bool[Tensor, "b q tokens"]
     targets: Targets
 
+    def __len__(self) -> int:
+        return len(self.pixels)
+
 
 def draw_questions(rng: np.random.Generator, count: int, split: str) -> tuple[Rendering, list[Question]]:
     """A scene with exactly `count` questions; worlds that offer fewer are passed over."""

@@ -10,15 +10,16 @@ import numpy as np
 from rea2seg.errors import InputError
 from rea2seg.images import load_image
 from rea2seg.masks import decode_rle
-from training.judgements import Asked, Drawn
+from training.judgements import Asked, Drawn, group_sizes
 from training.scoring_data import ROWS
 
 
 class ScoredRows:
-    """Draws pictures with their questions; every twentieth picture belongs to `val`. A group is drawn at random."""
+    """Draws pictures with their questions; every twentieth picture belongs to `val`. A group is drawn
+    at random, a share `short` of them smaller than `group`."""
 
-    def __init__(self, folder: str, group: int = 5) -> None:
-        self.folder, self.group = Path(folder), group
+    def __init__(self, folder: str, group: int = 5, short: float = 0.15) -> None:
+        self.folder, self.group, self.short = Path(folder), group, short
         by_image: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         try:
             for line in (self.folder / ROWS).read_text().splitlines():
@@ -37,8 +38,9 @@ class ScoredRows:
         pictures = self.images[split]
         rows = pictures[int(rng.integers(len(pictures)))]
         chosen = [rows[int(index)] for index in rng.permutation(len(rows))[:count]]
-        group = self.group if masks else 0
-        return load_image(self.folder / rows[0]["image"]), [self.ask(rng, row, group) for row in chosen]
+        sizes = group_sizes(rng, len(chosen), self.group if masks else 0, self.short)
+        asked = [self.ask(rng, row, size) for row, size in zip(chosen, sizes, strict=True)]
+        return load_image(self.folder / rows[0]["image"]), asked
 
     def ask(self, rng: np.random.Generator, row: dict[str, Any], group: int) -> Asked:
         """One question with a random group of its candidates."""

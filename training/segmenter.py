@@ -7,13 +7,13 @@ points, a background point and the logits of the first. Mask losses are SAM's fo
 head learns the IoU.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from lightning import LightningModule
 from segment_anything.modeling import Sam
 from torch import Tensor
 
@@ -21,12 +21,10 @@ from rea2seg.segmenters.sam import SamConfig, build_sam, decode_prompts, save_sa
 from rea2seg.structures import Prompt
 from training.batches import Stream
 from training.losses import at_lattice, lattice_iou, mask_dice, mask_focal
-from training.optim import adamw
 from training.point_prompts import PromptBatch, draw_batch
-from training.stage import run
+from training.stage import Stage, run
 
 ALL_MASKS = range(4)
-WEIGHTS = {"focal": 20.0, "dice": 1.0, "quality": 1.0}
 
 
 class PromptedScenes(Stream):
@@ -71,8 +69,10 @@ def compare(
     }
 
 
-class SegmenterStage(LightningModule):
+class SegmenterStage(Stage):
     """Wires SAM, its losses and the optimiser. `export` is the folder that receives the weights at the end."""
+
+    LOSS: ClassVar[Mapping[str, float]] = {"focal": 20.0, "dice": 1.0, "quality": 1.0}
 
     def __init__(
         self, config: SamConfig, export: str, lr: float = 1e-3, warmup: int = 100, decay: float = 0.3, wd: float = 0.02
@@ -101,21 +101,7 @@ class SegmenterStage(LightningModule):
             return parts
         lowres, quality = self.decode(features, batch.second(lowres[:, :1].detach()))
         again = compare(at_lattice(lowres, shift, truth.shape[-1]), quality, truth[:, 4:], "refined")
-        return {**parts, **again, **{name: (parts[name] + again[name]) / 2 for name in WEIGHTS}}
-
-    def training_step(self, batch: PromptBatch, index: int) -> Tensor:
-        parts = self.losses(batch)
-        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=len(batch.images))
-        return sum((weight * parts[name] for name, weight in WEIGHTS.items()), torch.zeros(()))
-
-    def validation_step(self, batch: PromptBatch, index: int) -> None:
-        parts = {f"val/{name}": value for name, value in self.losses(batch).items()}
-        self.log_dict(parts, batch_size=len(batch.images))
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        h = self.hparams
-        total = int(self.trainer.estimated_stepping_batches)
-        return adamw(self.parameters(), h["lr"], total, h["warmup"], h["decay"], h["wd"])
+        return {**parts, **again, **{name: (parts[name] + again[name]) / 2 for name in self.LOSS}}
 
     def export(self) -> None:
         """Write the weights in the layout that `Sam` loads."""

@@ -8,16 +8,15 @@ fills most of a token's cell, and where that object's centre lies. The evaluator
 tells how far each is covered, on a 4 x 4 grid inside every token. The heads are thrown away.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,10 +28,9 @@ from rea2seg.synth.vocabulary import COLOURS, KINDS, SIZES, TEXTURES
 from rea2seg.synth.worlds import World
 from training.batches import Movable, Stream
 from training.mini import Language, Tower, load_tokenizer, save_internvl, small_internvl, small_llava
-from training.optim import adamw
 from training.point_prompts import draw_goal
 from training.scenes import PARTS, code_lattice, codes_of, sample_scene, to_tensor
-from training.stage import run
+from training.stage import Stage, run
 
 FINE = 4
 """Samples a side inside one token's cell."""
@@ -91,6 +89,9 @@ class TokenBatch(Movable):
     place: Float[Tensor, "b tokens 3"]
     mask_pixels: Float[Tensor, "m 3 mask_side mask_side"]
     coverage: Float[Tensor, "m mask_tokens fine"]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
 
 
 def token_cells(codes: UInt8[np.ndarray, "h w"], grid: int, padded: bool) -> UInt8[np.ndarray, "grid grid fine"]:
@@ -158,8 +159,13 @@ class LabelledScenes(Stream):
         super().__init__(partial(draw, split="train"), partial(draw, split="val"), seed, workers, val_batches)
 
 
-class VisionStage(LightningModule):
-    """Wires a tower to its heads. `family` says which model is built and exported, its language part untrained."""
+class VisionStage(Stage):
+    """Wires a tower to its heads. `family` says which model is built and exported, its language part untrained.
+
+    `prompt_width` belongs to the generator's connector, `downsample` to the evaluator's pixel shuffle.
+    """
+
+    LOSS: ClassVar[Mapping[str, float]] = {**dict.fromkeys(NAMES, 1.0), "place": 5.0, "cover": 2.0}
 
     def __init__(
         self,
@@ -169,6 +175,7 @@ class VisionStage(LightningModule):
         tokenizer: str,
         export: str,
         prompt_width: int = 128,
+        downsample: float = 0.5,
         lr: float = 1e-3,
         warmup: int = 200,
         decay: float = 0.3,
@@ -183,7 +190,7 @@ class VisionStage(LightningModule):
             self.model, self.features = parts.mllm, partial(llava_features, parts.mllm)
             self.save: Callable[[Path], None] = parts.save
         else:
-            self.model = small_internvl(tower, language, words)
+            self.model = small_internvl(tower, language, words, downsample)
             self.features = lambda pixels: self.model.get_image_features(pixel_values=pixels).pooler_output
             self.save = partial(save_internvl, self.model, words)
         self.heads = nn.ModuleDict({name: nn.Linear(language.width, count + 1) for name, count in NAMES.items()})
@@ -199,26 +206,11 @@ class VisionStage(LightningModule):
             parts[name] = functional.cross_entropy(scores.flatten(0, 1), label.flatten())
             parts[f"accuracy/{name}"] = (scores.argmax(-1) == label)[things].float().mean()
         error = (self.place(tokens) - batch.place).abs()[things]
-        parts["place"] = 5 * error.mean()
+        parts["place"] = error.mean()
         if len(batch.mask_pixels):
             covered = self.cover(self.features(batch.mask_pixels).float())
-            parts["cover"] = 2 * functional.binary_cross_entropy_with_logits(covered, batch.coverage)
+            parts["cover"] = functional.binary_cross_entropy_with_logits(covered, batch.coverage)
         return parts
-
-    def training_step(self, batch: TokenBatch, index: int) -> Tensor:
-        parts = self.losses(batch)
-        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=len(batch.pixels))
-        return sum((value for name, value in parts.items() if "accuracy" not in name), torch.zeros(()))
-
-    def validation_step(self, batch: TokenBatch, index: int) -> None:
-        parts = {f"val/{name}": value for name, value in self.losses(batch).items()}
-        self.log_dict(parts, batch_size=len(batch.pixels))
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        h = self.hparams
-        return adamw(
-            self.parameters(), h["lr"], int(self.trainer.estimated_stepping_batches), h["warmup"], h["decay"], h["wd"]
-        )
 
     def export(self) -> None:
         """Write the model with its trained tower in the native layout."""

@@ -38,6 +38,7 @@ TINY: dict[str, tuple[Callable[[], None], dict[str, Any]]] = {
             "data.tower": vars(VIT),
             "data.grid": 4,
             "data.mask_side": 32,
+            "model.downsample": 0.5,
             "data.masks": 1,
         },
     ),

@@ -11,7 +11,7 @@ from rea2seg.evaluators.replies import format_scores, reply_ids
 from rea2seg.structures import Candidate, Query
 from tests.training.conftest import LANGUAGE, VIT, roughen
 from training.evaluator import EvaluatorStage
-from training.judgements import IGNORED, WHAT, Asked, FreshScenes, JudgementDrawer
+from training.judgements import IGNORED, WHAT, Asked, FreshScenes, JudgementDrawer, group_sizes
 from training.mini import small_internvl
 
 SIDES, TOKENS = (64, 32), (16, 4)
@@ -44,7 +44,7 @@ def expected_reply(task, asked):
 @pytest.fixture(scope="module")
 def stage(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluator")
-    roughen(small_internvl(VIT, LANGUAGE, tokenizer)).save_pretrained(folder)
+    roughen(small_internvl(VIT, LANGUAGE, tokenizer, 0.5)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return EvaluatorStage(str(folder), str(folder / "export")).eval()
 
@@ -200,3 +200,10 @@ def test_tasks_are_drawn_by_their_weights(tokenizer):
     for seed in range(40):
         drawer.batch(np.random.default_rng(seed), 1, "train")
     assert 24 <= sum(told) <= 36
+
+
+def test_a_share_of_the_groups_is_smaller() -> None:
+    rng = np.random.default_rng(0)
+    assert group_sizes(rng, 100, 5, short=0.0) == [5] * 100
+    assert group_sizes(rng, 100, 0, short=1.0) == [0] * 100
+    assert set(group_sizes(rng, 200, 5, short=1.0)) == {1, 2, 3, 4, 5}

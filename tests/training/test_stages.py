@@ -160,7 +160,7 @@ def test_scoring_data_resumes_to_the_same_file(work, tmp_path, kept):
 
 
 def test_scored_rows_give_groups_of_their_candidates(work, rows):
-    source, queries = ScoredRows(str(work / "scoring"), group=2), {row["query"]: row for row in rows}
+    source, queries = ScoredRows(str(work / "scoring"), group=2, short=0.0), {row["query"]: row for row in rows}
     for split in ("train", "val"):
         image, asked = source(np.random.default_rng(0), 2, split, masks=True)
         assert len(asked) == 2

@@ -40,7 +40,7 @@ def test_tokens_are_in_the_order_of_their_cells(tokenizer, family, size):
         def features(image):
             return image_features(model, clip_pixels(image, CLIP.side, "pad")[None])[0]
     else:
-        model = roughen(small_internvl(VIT, LANGUAGE, tokenizer))
+        model = roughen(small_internvl(VIT, LANGUAGE, tokenizer, 0.5))
 
         def features(image):
             return model.get_image_features(pixel_values=image_pixels(image, VIT.side)[None]).pooler_output[0]
