@@ -1,4 +1,4 @@
-"""What all commands share: errors in one line, exit statuses, tables."""
+"""What all commands share: options, errors in one line, exit statuses, tables."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
+from rea2seg.config import Config, load_config
 from rea2seg.errors import InputError, Rea2SegError
 
 DONE, UNUSABLE, INTERRUPTED = 0, 2, 130
@@ -39,6 +41,21 @@ def natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
+
+
+def add_pipeline_options(parser: Parser) -> None:
+    """The options that say which pipeline runs, and how."""
+    parser.add_argument("--config", default="mini", help="a packaged config or a YAML file (default: mini)")
+    parser.add_argument("--weights", type=Path, help="the folder of the config's weights, where they are not its own")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
+    parser.add_argument("--seed", type=natural, default=0, help="of the pipeline's random choices (default: 0)")
+    parser.add_argument("--reasoning", type=boolean, help="true or false: whether the evaluator thinks in words first")
+
+
+def chosen_config(options: argparse.Namespace) -> Config:
+    """The config that those options name, checked."""
+    reasoning = {} if options.reasoning is None else {"reasoning": options.reasoning}
+    return load_config(options.config, options.weights, options.device, options.seed, **reasoning)
 
 
 def run(command: Callable[[], int]) -> int:

@@ -21,6 +21,13 @@ class OutputError(Rea2SegError):
     """A place that cannot be written."""
 
 
+def require_positive(**numbers: int) -> None:
+    """Refuses a setting of a config that must be 1 or more."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise ConfigError(f"{name} must be 1 or more, not {number}")
+
+
 def reason(error: BaseException) -> str:
     """What another library's error says, in one line; of the operating system's errors the plain words."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from rea2seg.cli import DONE, Parser, boolean, natural, positive, run, table
-from rea2seg.config import Config, load_config
+from rea2seg.cli import DONE, Parser, add_pipeline_options, chosen_config, positive, run, table
+from rea2seg.config import Config
 from rea2seg.generator.candidates import AttentionSearch, CoreSearch
 from rea2seg.generator.seeds import seeds_of
 from rea2seg.images import load_image
@@ -51,21 +51,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m rea2seg.infer", description="Segment what a question about an image asks for.")
     parser.add_argument("--image", required=True, help="a picture: PNG, JPEG, WebP, GIF, BMP, TIFF or PPM")
     parser.add_argument("--query", required=True, help="what to look for, in words")
-    parser.add_argument("--config", default="mini", help="a packaged config or a YAML file (default: mini)")
-    parser.add_argument("--weights", type=Path, help="the folder of the config's weights, where they are not its own")
     parser.add_argument("--top-k", type=positive, default=3, help="masks to write as pictures (default: 3)")
     parser.add_argument("--out", type=Path, default=Path("out/infer"), help="folder for results (default: out/infer)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
-    parser.add_argument("--seed", type=natural, default=0, help="of all random choices (default: 0)")
-    parser.add_argument("--reasoning", type=boolean, help="true or false: whether the evaluator thinks in words first")
+    add_pipeline_options(parser)
     return parser.parse_args(arguments)
 
 
 def _infer(options: argparse.Namespace) -> int:
     """Check everything, then load, then look."""
     query = Query(load_image(options.image), clean_question(options.query))
-    reasoning = {} if options.reasoning is None else {"reasoning": options.reasoning}
-    config = load_config(options.config, options.weights, options.device, options.seed, **reasoning)
+    config = chosen_config(options)
     folder = writable_folder(options.out)
     seconds: dict[str, float] = {}
     with _timed(seconds, "load"):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rea2seg.errors import ConfigError
+from rea2seg.errors import require_positive
 from rea2seg.protocols import Evaluator
 from rea2seg.seeding import random_for
 from rea2seg.structures import Candidate, Query, Ranking, Scene, Score
@@ -39,8 +39,7 @@ class ByEvaluator:
 
 def shuffled_groups(count: int, size: int, seed: int, query_id: str) -> list[list[int]]:
     """The places 0 … count - 1 in random order, in groups of `size`; the last may be short."""
-    if size < 1:
-        raise ConfigError(f"groups of {size} candidates cannot be scored: use 1 or more, the paper uses 5")
+    require_positive(group=size)
     order = random_for(seed, query_id).sample(range(count), count)
     return [order[start : start + size] for start in range(0, count, size)]
 
@@ -67,7 +66,7 @@ def best_first(values: Sequence[float], candidates: Sequence[Candidate]) -> list
 def _sorted(candidates: Sequence[Candidate], scores: Sequence[Score]) -> Ranking:
     order = best_first([math.nan if score.iou is None else score.iou for score in scores], candidates)
     failed = sum(score.fallback for score in scores)
-    told = f"{failed} of {len(scores)} candidates could not be scored: they come last, ordered by SAM's own estimate"
+    told = f"{failed} of {len(scores)} candidates could not be scored: they come last, by the segmenter's estimate"
     return ranked(candidates, order, scores, (told,) if failed else ())
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from rea2seg.drawing import (
     FAINT,
     INK,
+    ORANGE,
     PAPER,
     RANKS,
     SOURCES,
@@ -32,6 +33,7 @@ from rea2seg.drawing import (
     write,
 )
 from rea2seg.geometry import CellMap
+from rea2seg.ranking import NO_CANDIDATES
 from rea2seg.structures import Candidate, Query, Ranking, Score
 
 NARROWEST = 640
@@ -99,7 +101,11 @@ def attention_map(
     strength = (seen * (0.2 + 0.6 * level))[..., None]
     grey = luminance(picture_at(query.image, size)).astype(np.float32)
     page = Image.fromarray((grey * 0.9 * (1 - strength) + heat(level) * strength).round().astype(np.uint8))
-    _draw_seeds(ImageDraw.Draw(page), points.tolist(), chosen, (x, y))
+    draw = ImageDraw.Draw(page)
+    for left, top in points.tolist():
+        _dot(draw, left * x, top * y)
+    for left, top in chosen:
+        _ring(draw, left * x, top * y)
     width = max(size[1], NARROWEST)
     note = "" if finite else "the attention holds numbers that are not finite: nothing to show"
     return stacked([headline(query.text, width), page, _heat_legend((low, high), bool((seen == 0).any()), note, width)])
@@ -126,7 +132,7 @@ def _legend(rows: Sequence[tuple[Colour, str]], width: int) -> Image.Image:
     strip = Image.new("RGB", (width, max(1, len(rows)) * 28), PAPER)
     draw = ImageDraw.Draw(strip)
     if not rows:
-        draw.text((0, 2), "no candidate masks were found", INK, font(18))
+        draw.text((0, 2), NO_CANDIDATES, INK, font(18))
     for row, (colour, text) in enumerate(rows):
         draw.rectangle((0, row * 28 + 2, 22, row * 28 + 22), colour, INK)
         draw.text((34, row * 28 + 1), text, INK, font(18))
@@ -141,7 +147,7 @@ def _source_legend(sources: Sequence[str], width: int) -> Image.Image:
         draw.text((left + 30, 1), source, INK, font(18))
         left += 60 + font(18).getlength(source)
     caption = "+ seed point" if "attention" in sources else ""
-    draw.text((left, 1), caption if sources else "no candidate masks were found", INK, font(18))
+    draw.text((left, 1), caption if sources else NO_CANDIDATES, INK, font(18))
     return strip
 
 
@@ -164,21 +170,13 @@ def _tile(image: UInt8[Tensor, "3 h w"], rank: int, candidate: Candidate, score:
     return tile
 
 
-def _draw_seeds(
-    draw: ImageDraw.ImageDraw,
-    points: Sequence[Sequence[float]],
-    chosen: Sequence[tuple[float, float]],
-    scale: tuple[float, float],
-) -> None:
-    for radius, places in ((4, points), (9, chosen)):
-        for x, y in places:
-            left, top = x * scale[0], y * scale[1]
-            box = (left - radius, top - radius, left + radius, top + radius)
-            if radius == 4:
-                draw.ellipse(box, PAPER, INK, 2)
-            else:
-                draw.ellipse((box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1), outline=INK, width=5)
-                draw.ellipse(box, outline=SOURCES["core"], width=3)
+def _dot(draw: ImageDraw.ImageDraw, x: float, y: float) -> None:
+    draw.circle((x, y), 4, PAPER, INK, 2)
+
+
+def _ring(draw: ImageDraw.ImageDraw, x: float, y: float) -> None:
+    draw.circle((x, y), 10, outline=INK, width=5)
+    draw.circle((x, y), 9, outline=ORANGE, width=3)
 
 
 def _heat_legend(ends: tuple[float, float], hides: bool, note: str, width: int) -> Image.Image:
@@ -192,9 +190,10 @@ def _heat_legend(ends: tuple[float, float], hides: bool, note: str, width: int) 
     draw.text((0, 1), f"attention  {low}", INK, font(18))
     strip.paste(Image.fromarray(np.tile(heat(np.linspace(0, 1, 200)), (20, 1, 1))), (left, 2))
     draw.text((left + 208, 1), high, INK, font(18))
-    _draw_seeds(draw, [(8.0, 45.0)], [], (1.0, 1.0))
+    _dot(draw, 8.0, 45.0)
     draw.text((24, 33), "seed point", INK, font(18))
-    _draw_seeds(draw, [(160.0, 45.0)], [(160.0, 45.0)], (1.0, 1.0))
+    _dot(draw, 160.0, 45.0)
+    _ring(draw, 160.0, 45.0)
     draw.text((178, 33), "seed of a candidate", INK, font(18))
     if hides:
         draw.text((380, 33), "grey: outside the MLLM's view", INK, font(18))

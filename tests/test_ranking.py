@@ -117,7 +117,7 @@ def test_no_candidates_rank_to_nothing_with_a_warning() -> None:
 
 
 def test_groups_of_none_are_refused() -> None:
-    with pytest.raises(ConfigError, match="groups of 0"):
+    with pytest.raises(ConfigError, match="group must be 1 or more, not 0"):
         rank(QUERY, candidates(3), Oracle(disc(5)), group=0)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rea2seg.cli import DONE, Parser, boolean, natural, positive, run
-from rea2seg.config import Config, load_config
+from rea2seg.cli import DONE, Parser, add_pipeline_options, chosen_config, natural, positive, run
+from rea2seg.config import Config
 from rea2seg.errors import ConfigError, InputError
 from rea2seg.evaluate.benchmarks import NAMES, Benchmark, open_benchmark
 from rea2seg.evaluate.judging import Row, judge
@@ -39,14 +39,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data-seed", type=natural, default=0, help="of a drawn benchmark (default: 0, the shipped one)"
     )
-    parser.add_argument("--seed", type=natural, default=0, help="of the pipeline's random choices (default: 0)")
     parser.add_argument("--limit", type=positive, help="the first samples only")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="lisa", help="how IoU is counted (default: lisa)")
     parser.add_argument("--without", choices=sorted(SEARCHES), nargs="+", action="extend", default=[], help="ablation")
-    parser.add_argument("--reasoning", type=boolean, help="true or false: whether the evaluator thinks in words first")
-    parser.add_argument("--config", default="mini", help="a packaged config or a YAML file (default: mini)")
-    parser.add_argument("--weights", type=Path, help="the folder of the config's weights, where they are not its own")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
+    add_pipeline_options(parser)
     parser.add_argument("--out", type=Path, help="folder for metrics.json and per_sample.jsonl")
     parser.add_argument("--compare", type=Path, help="the folder of another run on the same samples")
     return parser.parse_args(arguments)
@@ -55,9 +51,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _evaluate(options: argparse.Namespace) -> int:
     """Check everything, load, go through the samples that are not done yet, report."""
     benchmark = open_benchmark(options.benchmark, options.root, options.split, options.data_seed, options.limit)
-    reasoning = {} if options.reasoning is None else {"reasoning": options.reasoning}
-    config = load_config(options.config, options.weights, options.device, options.seed, **reasoning)
-    config = _without(config, options.without)
+    config = _without(chosen_config(options), options.without)
     others = _other_run(options.compare)
     folder = None if options.out is None else writable_folder(options.out)
     pipe = Rea2Seg(**config.build())

@@ -79,14 +79,10 @@ def metric_table(summaries: Sequence[dict[str, Any]], metric: str) -> str:
 def difference_table(rows: Sequence[Row], convention: Convention) -> str:
     """`top1` minus every other key, averaged over categories like `average`, with its 95% interval."""
     counted = _counted(rows)
-    categories = [row.category for row in counted]
     first = _ious(counted, "top1", convention)
-    lines = []
-    for key in shared_keys(counted):
-        if key != "top1":
-            interval = paired_difference(first, _ious(counted, key, convention), categories)
-            lines.append([key, f"{interval.mean:+.3f}", f"[{interval.low:+.3f}, {interval.high:+.3f}]"])
-    return table(["gIoU: top1 minus", "mean", "95% interval"], lines)
+    keys = [key for key in shared_keys(counted) if key != "top1"]
+    lines = [_difference(key, first, _ious(counted, key, convention), counted) for key in keys]
+    return table(["gIoU: top1 minus", *_INTERVAL], lines)
 
 
 def comparison_table(rows: Sequence[Row], others: Sequence[Row], convention: Convention) -> str:
@@ -95,13 +91,11 @@ def comparison_table(rows: Sequence[Row], others: Sequence[Row], convention: Con
     if missing := [row.id for row in counted if row.id not in known]:
         raise InputError(f"--compare: the other run lacks {len(missing)} of these samples, such as {missing[0]!r}")
     paired = [known[row.id] for row in counted]
-    categories = [row.category for row in counted]
-    lines = []
-    for key in shared_keys([*counted, *paired]):
-        here, there = _ious(counted, key, convention), _ious(paired, key, convention)
-        interval = paired_difference(here, there, categories)
-        lines.append([key, f"{interval.mean:+.3f}", f"[{interval.low:+.3f}, {interval.high:+.3f}]"])
-    return table(["gIoU: this run minus the other", "mean", "95% interval"], lines)
+    lines = [
+        _difference(key, _ious(counted, key, convention), _ious(paired, key, convention), counted)
+        for key in shared_keys([*counted, *paired])
+    ]
+    return table(["gIoU: this run minus the other", *_INTERVAL], lines)
 
 
 def failure_line(rows: Sequence[Row]) -> str:
@@ -110,6 +104,17 @@ def failure_line(rows: Sequence[Row]) -> str:
     share = f" ({100 * failed / groups:.2f}%)" if groups else ""
     empty = sum(row.candidates == 0 for row in rows)
     return f"{failed} of {groups} groups fell back{share}; {empty} samples without candidates"
+
+
+_INTERVAL = ("mean", "95% interval")
+
+
+def _difference(
+    key: str, first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"], rows: Sequence[Row]
+) -> list[str]:
+    """A line of a table: first minus second, averaged over categories."""
+    interval = paired_difference(first, second, [row.category for row in rows])
+    return [key, f"{interval.mean:+.3f}", f"[{interval.low:+.3f}, {interval.high:+.3f}]"]
 
 
 def _counted(rows: Sequence[Row]) -> list[Row]:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rea2seg.errors import require_positive
 from rea2seg.generator.kcore import background_point, innermost_core, look_alike
 from rea2seg.generator.seeds import SeedSettings, cells_of, descending, seeds_of
 from rea2seg.masks import inclusive_boxes, nms, stability
@@ -78,6 +79,9 @@ class AttentionSearch:
     order: Literal["predicted_iou", "attention"] = "predicted_iou"
     decisions: Literal["lowres", "full"] = "lowres"
     chunk: int = 64
+
+    def __post_init__(self) -> None:
+        require_positive(keep=self.keep, chunk=self.chunk)
 
     def __call__(self, scene: Scene, segmenter: Segmenter) -> list[Candidate]:
         seeds = seeds_of(scene, self.seeds)

@@ -19,7 +19,7 @@ from transformers import GenerationConfig, LlavaForConditionalGeneration, PreTra
 
 from rea2seg.checkpoints.strict import Precision
 from rea2seg.devices import chosen_device
-from rea2seg.errors import CheckpointError, ConfigError
+from rea2seg.errors import CheckpointError, ConfigError, require_positive
 from rea2seg.generator.attention import enable, probe, prompt_attention
 from rea2seg.generator.llava import (
     Connector,
@@ -32,7 +32,7 @@ from rea2seg.generator.llava import (
     last_hidden,
     load,
 )
-from rea2seg.generator.tokens import SEG, Conversation, Row, TokenLayout, expand
+from rea2seg.generator.tokens import PLACEHOLDER, SEG, Conversation, Row, TokenLayout, expand
 from rea2seg.structures import Grounding, Query
 from rea2seg.text import control_id
 
@@ -81,6 +81,7 @@ class Lisa:
         vision = self.parts.mllm.config.vision_config
         self.side, self.grid = vision.image_size, vision.image_size // vision.patch_size
         self._check()
+        require_positive(batch=batch, max_new_tokens=max_new_tokens)
         enable(self.parts.mllm)
         if not isinstance(weights, Parts):
             self.parts.mllm.to(chosen_device(device))
@@ -184,6 +185,8 @@ class Lisa:
             raise CheckpointError(f"the tokenizer has {len(self.parts.tokenizer)} tokens, the model only {rows}")
         if vision.image_size % vision.patch_size:
             raise ConfigError(f"patches of {vision.patch_size} pixels do not tile an image of {vision.image_size}")
+        if self.conversation.prompt.count(PLACEHOLDER) != 1:
+            raise ConfigError(f"the conversation's prompt must hold one {PLACEHOLDER}: {self.conversation.prompt!r}")
         if SEG not in self.answer:
             raise ConfigError(f"the answer {self.answer!r} holds no {SEG}")
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rea2seg.errors import ConfigError
+from rea2seg.errors import require_positive
 from rea2seg.geometry import CellMap
 from rea2seg.seeding import generator_for
 from rea2seg.structures import Scene
@@ -28,8 +28,7 @@ class SeedSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.attended, self.kept, self.points) < 1:
-            raise ConfigError(f"seeds need at least one token and one point: {self}")
+        require_positive(attended=self.attended, kept=self.kept, points=self.points)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ IMAGE = -200
 """Stands for an image token in a list of ids, as in LLaVA. Tokenizers disagree about the id of `<image>`: in
 LLaVA 1.5's it is 32000, which READ's tokenizer gives to `[SEG]`."""
 SEG = "[SEG]"
-_PLACEHOLDER = "<image>"
+PLACEHOLDER = "<image>"
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
@@ -64,9 +64,9 @@ class Conversation:
 
     def _encode(self, tokenizer: PreTrainedTokenizerBase, template: str, slots: Mapping[str, str]) -> list[int]:
         ids: list[int] = []
-        pieces = cut(template, [_PLACEHOLDER, *self.controls])
+        pieces = cut(template, [PLACEHOLDER, *self.controls])
         for before, piece, after in zip(["", *pieces], pieces, [*pieces[1:], ""], strict=False):
-            if piece == _PLACEHOLDER:
+            if piece == PLACEHOLDER:
                 ids.append(IMAGE)
             elif piece in self.controls:
                 ids.append(control_id(tokenizer, piece))

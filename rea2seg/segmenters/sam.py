@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from rea2seg.checkpoints.strict import fill
 from rea2seg.devices import chosen_device
-from rea2seg.errors import CheckpointError, reason
+from rea2seg.errors import CheckpointError, reason, require_positive
 from rea2seg.geometry import Canvas
 from rea2seg.images import to_picture
 from rea2seg.structures import Embedding, Images, Masks, Prompt
@@ -217,6 +217,7 @@ class Sam:
         return sam
 
     def _seat(self, model: SamModel, token_decoder: MaskDecoder | None, batch: int) -> None:
+        require_positive(batch=batch)
         self.model, self.batch = model, batch
         self.token_decoder = model.mask_decoder if token_decoder is None else token_decoder
 

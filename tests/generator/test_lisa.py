@@ -9,7 +9,7 @@ from rea2seg.errors import CheckpointError, ConfigError
 from rea2seg.generator.attention import probe
 from rea2seg.generator.lisa import Lisa
 from rea2seg.generator.llava import Connector, Parts, cell_map, clip_pixels, embed, image_features, last_hidden
-from rea2seg.generator.tokens import TokenLayout, expand
+from rea2seg.generator.tokens import Conversation, TokenLayout, expand
 from rea2seg.protocols import Generator
 from rea2seg.structures import Query
 from tests.generator.conftest import SHORT, build_mllm
@@ -250,5 +250,9 @@ def test_settings_that_do_not_fit_the_model_are_refused(build, parts):
         build(layers=(1, 3))
     with pytest.raises(ConfigError, match=r"no \[SEG\]"):
         build(answer="Sure.")
+    with pytest.raises(ConfigError, match="batch must be 1 or more, not 0"):
+        build(batch=0)
+    with pytest.raises(ConfigError, match="must hold one <image>"):
+        build(conversation=Conversation(prompt="<s>{question}"))
     with pytest.raises(CheckpointError, match="the model only 64"):
         Lisa.wrap(build_mllm(64), parts.connector, parts.tokenizer, layers=(0, 2))

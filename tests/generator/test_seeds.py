@@ -184,5 +184,5 @@ def test_an_image_so_thin_that_no_cell_is_centred_on_it_gives_no_cells():
 
 
 def test_seeds_without_tokens_or_points_are_refused():
-    with pytest.raises(ConfigError, match="at least one"):
+    with pytest.raises(ConfigError, match="must be 1 or more"):
         SeedSettings(points=0)
