@@ -31,8 +31,8 @@ class Reply:
         return taken
 
 
-class Rows:
-    """The model's memory of a batch of replies. Rows may differ in length, and wait for each other.
+class Memory:
+    """What the model has read of a batch of replies, one row each. Rows may differ in length, and wait for each other.
 
     `prefix` is the cache of what they share, taken over and repeated; `features` fill the first feed's images.
     """
@@ -67,7 +67,7 @@ class Rows:
         return logits[:, -1].float().cpu()
 
 
-def think(rows: Rows, replies: Sequence[Reply], grammar: ScoreGrammar, stops: Collection[int], budget: int) -> None:
+def think(memory: Memory, replies: Sequence[Reply], grammar: ScoreGrammar, stops: Collection[int], budget: int) -> None:
     """Free text, greedily, until a reply opens its scores, ends its turn or has spent its budget of tokens.
 
     Afterwards every reply has the rest of its opening pending, so that all meet the grammar at the same step.
@@ -75,7 +75,7 @@ def think(rows: Rows, replies: Sequence[Reply], grammar: ScoreGrammar, stops: Co
     opening = list(grammar.opening)
     thinking = dict(enumerate(replies))
     for _ in range(budget):
-        logits = rows.feed([reply.take() if row in thinking else [] for row, reply in enumerate(replies)])
+        logits = memory.feed([reply.take() if row in thinking else [] for row, reply in enumerate(replies)])
         for row, reply in list(thinking.items()):
             token = int(logits[row].argmax())
             if token in stops or not logits[row].isfinite().all():
@@ -92,11 +92,11 @@ def think(rows: Rows, replies: Sequence[Reply], grammar: ScoreGrammar, stops: Co
         reply.pending += [*grammar.newline, *opening]
 
 
-def write_scores(rows: Rows, replies: Sequence[Reply], grammar: ScoreGrammar) -> None:
+def write_scores(memory: Memory, replies: Sequence[Reply], grammar: ScoreGrammar) -> None:
     """The numbers of all replies; where the grammar leaves no choice the ids are written without asking the model."""
     unfinished = dict(enumerate(replies))
     while unfinished:
-        logits = rows.feed([reply.take() for reply in replies])
+        logits = memory.feed([reply.take() for reply in replies])
         for row, reply in list(unfinished.items()):
             allowed = grammar.allowed(reply.written, reply.masks)
             reply.choices.append(choose(logits[row], allowed))

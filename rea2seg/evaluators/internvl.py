@@ -24,7 +24,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from rea2seg.checkpoints.strict import Precision
 from rea2seg.devices import chosen_device
 from rea2seg.errors import CheckpointError, ConfigError, InputError
-from rea2seg.evaluators.decoding import Reply, Rows, think, write_scores
+from rea2seg.evaluators.decoding import Memory, Reply, think, write_scores
 from rea2seg.evaluators.prompts import EvaluatorTemplate, piece_ids, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import ScoreGrammar, confidence, expected_value, parse_scores, split_numbers
 from rea2seg.evaluators.weights import Parts, load_internvl
@@ -76,7 +76,7 @@ class InternVL:
         template: EvaluatorTemplate | None = None,
         image_side: int = 448,
         mask_side: int = 448,
-        max_reasoning_tokens: int = 256,
+        max_reasoning_tokens: int = 256,  # ours
         device: str = "auto",
         precision: Precision = "float32",
     ) -> None:
@@ -108,11 +108,12 @@ class InternVL:
         if not groups:
             return []
         masks = torch.stack([candidate.mask for group in groups for candidate in group])
-        rows = Rows(self.model, self._read(query), len(groups), self._features(mask_pixels(masks, self.mask_side)))
+        prefix, features = self._read(query), self._features(mask_pixels(masks, self.mask_side))
+        memory = Memory(self.model, prefix, len(groups), features)
         replies = [Reply(len(group), self._start(len(group))) for group in groups]
         if self.reasoning:
-            think(rows, replies, self.grammar, self.stops, self.max_reasoning_tokens)
-        write_scores(rows, replies, self.grammar)
+            think(memory, replies, self.grammar, self.stops, self.max_reasoning_tokens)
+        write_scores(memory, replies, self.grammar)
         return [self._judge(reply) for reply in replies]
 
     def _start(self, masks: int) -> list[int]:

@@ -73,12 +73,12 @@ class AttentionSearch:
     seeds: SeedSettings = field(default_factory=SeedSettings)
     quality: float = 0.88  # the paper's for SAM; 0.80 for SAM 2
     stability: float = 0.90  # the paper's for SAM; 0.88 for SAM 2
-    offset: float = 1.0
-    overlap: float = 0.7
-    keep: int = 9
+    offset: float = 1.0  # the paper's and SAM's
+    overlap: float = 0.7  # SAM's
+    keep: int = 9  # the paper's
     order: Literal["predicted_iou", "attention"] = "predicted_iou"
     decisions: Literal["lowres", "full"] = "lowres"
-    chunk: int = 64
+    chunk: int = 64  # SAM's
 
     def __post_init__(self) -> None:
         require_positive(keep=self.keep, chunk=self.chunk)

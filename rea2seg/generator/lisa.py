@@ -51,11 +51,12 @@ class _Exchange:
 class Lisa:
     """The Generator seat on a LLaVA with a connector (LISA, READ, Rea2Seg-LLaVA, and the small embedded model).
 
+    `weights`: a folder in the layout of `rea2seg.generator.llava.load`, or live modules, which stay where they are.
     `layers` is the inclusive range, counted from 0, whose attention is averaged; the paper's "14 to 30" for LLaVA does
     not say from what it counts. `row` chooses the attention row; the prompt embedding always comes from the predictor.
     `mode`: `teacher` puts `answer` in the MLLM's mouth, `generate` lets it answer and falls back on `answer` where it
     does not say `[SEG]`. `geometry`: how images meet the square CLIP input; LISA and READ were trained with `crop`.
-    `batch`: queries read together (8 is ours).
+    `max_new_tokens`: of a generated answer. `batch`: queries read together.
     """
 
     def __init__(
@@ -67,8 +68,8 @@ class Lisa:
         mode: Mode = "teacher",
         answer: str = "[SEG].",
         geometry: Geometry = "crop",
-        max_new_tokens: int = 128,
-        batch: int = 8,
+        max_new_tokens: int = 128,  # ours
+        batch: int = 8,  # ours
         device: str = "auto",
         precision: Precision = "float32",
     ) -> None:

@@ -14,7 +14,7 @@ from transformers import LogitsProcessor, PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from rea2seg.errors import CheckpointError, ConfigError, InputError
-from rea2seg.evaluators.decoding import Reply, Rows, think
+from rea2seg.evaluators.decoding import Memory, Reply, think
 from rea2seg.evaluators.internvl import InternVL, image_pixels, mask_pixels, tokens_per_tile
 from rea2seg.evaluators.prompts import EvaluatorTemplate, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import (
@@ -152,8 +152,8 @@ def thought_ids(judge: InternVL, groups: Sequence[Sequence[Candidate]]) -> list[
     return thoughts
 
 
-class Script(Rows):
-    """Rows whose model writes what it is told, one token a call; keeps all it was fed."""
+class Script(Memory):
+    """A memory whose model writes what it is told, one token a call; keeps all it was fed."""
 
     def __init__(self, lines: list[list[int]]) -> None:
         self.lines, self.fed, self.step = lines, [list[int]() for _ in lines], 0
@@ -169,11 +169,11 @@ class Script(Rows):
 def test_thinking_ends_at_the_opening_at_the_end_of_turn_or_at_the_budget(tokenizer: PreTrainedTokenizerFast) -> None:
     grammar = ScoreGrammar.of(tokenizer)
     opening, newline = list(grammar.opening), list(grammar.newline)
-    rows = Script([[90, 91, *opening], [90, 7], [90, 91, 92, 93, 94, 95, 96, 97]])
+    memory = Script([[90, 91, *opening], [90, 7], [90, 91, 92, 93, 94, 95, 96, 97]])
     replies = [Reply(1, [80]), Reply(1, [81]), Reply(1, [82])]
-    think(rows, replies, grammar, stops={7}, budget=6)
+    think(memory, replies, grammar, stops={7}, budget=6)
     assert [reply.thought for reply in replies] == [[90, 91], [90], [90, 91, 92, 93, 94, 95]]
-    heard = [[*fed, *reply.pending] for fed, reply in zip(rows.fed, replies, strict=True)]
+    heard = [[*fed, *reply.pending] for fed, reply in zip(memory.fed, replies, strict=True)]
     assert heard[0] == [80, 90, 91, *opening]
     assert heard[1] == [81, 90, *newline, *opening]
     assert heard[2] == [82, 90, 91, 92, 93, 94, 95, *newline, *opening]
@@ -206,8 +206,8 @@ def test_the_model_reads_the_ids_it_is_trained_on(
 def told(thought: list[int]) -> Any:
     """A `think` that has its thought given."""
 
-    def fixed(rows: Any, replies: list[Reply], grammar: ScoreGrammar, stops: Any, budget: int) -> None:
-        del rows, stops, budget
+    def fixed(memory: Any, replies: list[Reply], grammar: ScoreGrammar, stops: Any, budget: int) -> None:
+        del memory, stops, budget
         for reply in replies:
             reply.thought = list(thought)
             reply.pending += [*thought, *grammar.newline, *grammar.opening]
