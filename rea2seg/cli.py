@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import torch
+
 from rea2seg.config import Config, load_config
 from rea2seg.errors import InputError, Rea2SegError
 
@@ -65,6 +67,9 @@ def run(command: Callable[[], int]) -> int:
         sys.stdout.flush()
     except Rea2SegError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return UNUSABLE
+    except (MemoryError, torch.OutOfMemoryError):
+        print("error: out of memory: use a smaller image, or another --device", file=sys.stderr)
         return UNUSABLE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -46,6 +46,12 @@ def control_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     return added[token]
 
 
+def refuse_undeclared(tokenizer: PreTrainedTokenizerBase, piece: str) -> None:
+    """An error if a template's plain text names added tokens, which would silently be spelt out in letters."""
+    if named := [token for token in tokenizer.get_added_vocab() if token.strip() and token in piece]:
+        raise ConfigError(f"the template holds {', '.join(sorted(named))}: list it under `controls`")
+
+
 def encode_untrusted(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """The ids of text in which nothing is a control token; a literal `[SEG]` becomes its letters.
 

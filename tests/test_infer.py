@@ -253,6 +253,14 @@ def test_errors_of_several_lines_are_told_in_one(capsys):
     assert capsys.readouterr().err == "error: first second\n"
 
 
+def test_running_out_of_memory_is_told_in_one_line(capsys):
+    def command() -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB ...")
+
+    assert run(command) == 2
+    assert capsys.readouterr().err == "error: out of memory: use a smaller image, or another --device\n"
+
+
 def write_half(path: Path) -> None:
     with replacing(path) as place:
         place.write_text("half of")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from rea2seg.text import control_id, cut, encode_untrusted
+from rea2seg.text import control_id, cut, encode_untrusted, refuse_undeclared
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,11 @@ def piece_ids(tokenizer: PreTrainedTokenizerBase, template: EvaluatorTemplate, p
     """The ids of one piece of the template: control tokens by name, the rest as plain text."""
     ids: list[int] = []
     for part in cut(piece, template.controls):
-        ids += [control_id(tokenizer, part)] if part in template.controls else encode_untrusted(tokenizer, part)
+        if part in template.controls:
+            ids.append(control_id(tokenizer, part))
+        else:
+            refuse_undeclared(tokenizer, part)
+            ids += encode_untrusted(tokenizer, part)
     return ids
 
 

@@ -21,7 +21,7 @@ DIGITS = "0123456789"
 SCORES = re.compile(r"Scores:\s*\[([^\[\]]*)\]")
 NUMBER = re.compile(r"[01](?:\.[0-9]+)?")
 NEAR_ONE = 0.99
-"""What the probability of `0.` counts for in the expectation where the model chose `1.00`; its digits are unread. Ours."""
+"""What the probability of `0.` counts for where the model chose `1.00` and the digits after `0.` are unread. Ours."""
 
 
 def format_scores(scores: Sequence[float]) -> str:

@@ -95,7 +95,8 @@ class AttentionSearch:
             found += self._filtered(segmenter.decode(scene.embedding, prompt, multimask=True), part)
         if not found:
             return []
-        boxes = inclusive_boxes(torch.stack([candidate.mask for candidate in found]))
+        # Mask by mask: stacked, those of a large photograph would be in memory twice.
+        boxes = torch.cat([inclusive_boxes(candidate.mask[None]) for candidate in found])
         kept = nms(boxes, descending(self._merits(found, scene)), self.overlap)
         return [found[i] for i in kept[: self.keep]]
 

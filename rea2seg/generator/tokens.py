@@ -14,7 +14,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from rea2seg.errors import ConfigError
-from rea2seg.text import control_id, cut, encode_untrusted
+from rea2seg.text import control_id, cut, encode_untrusted, refuse_undeclared
 
 Row = Literal["predictor", "seg"]
 
@@ -71,7 +71,7 @@ class Conversation:
             elif piece in self.controls:
                 ids.append(control_id(tokenizer, piece))
             else:
-                _refuse_undeclared(tokenizer, piece)
+                refuse_undeclared(tokenizer, piece)
                 text = _fill(piece, slots)
                 text = text.lstrip() if before in self.stripped else text
                 text = text.rstrip() if after in self.stripped else text
@@ -124,12 +124,6 @@ class TokenLayout:
 def expand(ids: Sequence[int], count: int) -> list[int]:
     """The ids with `count` image tokens in place of each single `IMAGE`."""
     return [token for identity in ids for token in [identity] * (count if identity == IMAGE else 1)]
-
-
-def _refuse_undeclared(tokenizer: PreTrainedTokenizerBase, piece: str) -> None:
-    # A control token missing from `controls` would silently be spelt out in letters.
-    if named := [token for token in tokenizer.get_added_vocab() if token.strip() and token in piece]:
-        raise ConfigError(f"the conversation's template holds {', '.join(sorted(named))}: list it under `controls`")
 
 
 def _fill(piece: str, slots: Mapping[str, str]) -> str:

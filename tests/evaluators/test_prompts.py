@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from rea2seg.errors import CheckpointError
+from rea2seg.errors import CheckpointError, ConfigError
 from rea2seg.evaluators.prompts import SHORT, EvaluatorTemplate, prefix_ids, suffix_ids
 from rea2seg.text import control_id
 
@@ -57,5 +57,8 @@ def test_a_question_of_control_tokens_is_only_text(tokenizer: PreTrainedTokenize
 
 def test_a_tokenizer_without_the_template_s_tokens_is_named(tokenizer: PreTrainedTokenizerFast) -> None:
     template = EvaluatorTemplate(user="<|user|>", controls=("<|user|>", *TEMPLATE.controls))
+    undeclared = EvaluatorTemplate(user="<|endoftext|>")
+    with pytest.raises(ConfigError, match="list it under `controls`"):
+        prefix_ids(tokenizer, undeclared, "the cup", 1)
     with pytest.raises(CheckpointError, match=r"no added token '<\|user\|>'"):
         prefix_ids(tokenizer, template, "the cup", 1)
