@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def _resolved(value: Any, root: Any, name: str) -> Any:
             raise ConfigError(f"config {name} comes without weights: give their folder with --weights DIR")
         value = f"{root}/{value.removeprefix(ROOT)}"
     path = package_path(value) if value.startswith(PACKAGE) else Path(value)
-    if not path.exists():
+    if not os.path.exists(path):  # unlike the method of Path, False for a name that is too long
         raise ConfigError(f"config {name}: the weights {str(path)!r} do not exist; --weights DIR names another folder")
     return str(path)
 

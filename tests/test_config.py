@@ -146,6 +146,7 @@ def test_missing_weights_are_named_before_anything_loads(paint, written, tmp_pat
     assert refusal(written(paint)) == "config paint comes without weights: give their folder with --weights DIR"
     missing = str(tmp_path / "nowhere" / "judge")
     assert f"the weights {missing!r} do not exist" in refusal(written(paint), tmp_path / "nowhere")
+    assert "do not exist" in refusal(written(paint), "a" * 5000)
 
 
 # Arguments given beside the config

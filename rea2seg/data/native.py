@@ -11,7 +11,7 @@ from urllib.parse import quote
 from jaxtyping import Bool
 from torch import Tensor
 
-from rea2seg.errors import InputError
+from rea2seg.errors import InputError, reason
 from rea2seg.images import load_image, to_picture
 from rea2seg.masks import Rle, decode_rle, encode_rle
 from rea2seg.output import replacing, writable_folder, write_picture
@@ -56,8 +56,8 @@ def _read_lines(file: Path) -> list[tuple[str, Any]]:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError as error:
         raise InputError(f"{file} does not exist; a dataset is a folder with images/ and {FILE}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read: {error}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read: {reason(error)}") from error
     records = []
     for number, line in enumerate(lines, 1):
         if line.strip():

@@ -67,7 +67,7 @@ def read_rows(folder: Path) -> Iterator[Row]:
     """The rows of a folder up to the first line that is not whole."""
     try:
         lines = (folder / ROWS).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         return
     for line in lines:
         try:
