@@ -10,7 +10,7 @@ from rea2seg.config import load_config, package_path
 from rea2seg.masks import iou
 from rea2seg.pipeline import Rea2Seg
 from rea2seg.structures import Candidate, Query, Sample, Scene
-from rea2seg.synth import sgdr_synth
+from rea2seg.synth import SgdrSynth
 
 SAMPLES = 24
 
@@ -22,7 +22,7 @@ def generator_and_searches() -> Rea2Seg:
 
 @cache
 def scenes() -> list[tuple[Sample, Scene]]:
-    drawn = [sgdr_synth("val").sample(index) for index in range(SAMPLES)]
+    drawn = [SgdrSynth("val").sample(index) for index in range(SAMPLES)]
     pipe = generator_and_searches()
     return [(sample, pipe.scenes(Query(sample.image, sample.query, sample.id))[0]) for sample in drawn]
 

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import InternVLConfig, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from rea2seg.checkpoints.strict import Precision
@@ -32,7 +33,6 @@ from rea2seg.images import to_picture
 from rea2seg.structures import Candidate, Query, Score
 from rea2seg.text import control_id
 
-IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Readout = Literal["text", "expected"]
 
 
@@ -160,5 +160,5 @@ def _check(query: Query, groups: Sequence[Sequence[Candidate]]) -> None:
 
 
 def _normalised(pixels: Float[Tensor, "*n 3 side side"]) -> Float[Tensor, "*n 3 side side"]:
-    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (IMAGE_MEAN, IMAGE_STD))
+    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     return (pixels - mean) / std
