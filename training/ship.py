@@ -4,6 +4,7 @@ python -m training.ship --runs runs/mini --out rea2seg/mini
 """
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -36,6 +37,10 @@ def ship(runs: Path, out: Path) -> None:
         for file in sorted((runs / origin).iterdir()):
             if file.suffix == ".safetensors":
                 halve(file, out / name / file.name)
+            elif file.name == "adapter_config.json":
+                # Which folder its base came from is of no use elsewhere: the adapter lies inside its base's folder.
+                settings = json.loads(file.read_text()) | {"base_model_name_or_path": None}
+                (out / name / file.name).write_text(json.dumps(settings, indent=2) + "\n")
             elif file.is_file() and file.name not in LEFT_OUT:
                 shutil.copyfile(file, out / name / file.name)
 
