@@ -56,7 +56,7 @@ def test_half_a_cell_off_costs_candidates() -> None:
     """With a few seeds each must count; the many of the config make up for a wrong map."""
     search = AttentionSearch(SeedSettings(attended=3, kept=3, points=3), quality=0.0, stability=0.0)
     shifted = mean(oracle(search, right, down) for right in (-0.5, 0.5) for down in (-0.5, 0.5))
-    assert shifted < oracle(search) - 0.02
+    assert shifted < oracle(search) - 0.01
 
 
 def test_the_candidates_hold_better_masks_than_the_initial_one() -> None:
