@@ -30,7 +30,8 @@ infer: $(VENV)/installed
 	$(BIN)/python -m rea2seg.infer --image examples/scene.png --query "$$(cat examples/scene.txt)" --out out/infer
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q -n 2
+	# One thread for each of the two processes: threads that wait for each other on busy cores cost more than they give.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
