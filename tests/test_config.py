@@ -72,8 +72,12 @@ def test_the_name_of_a_path_is_its_stem_and_the_note_comes_along(paint, written)
 
 
 def test_checking_a_config_loads_nothing(paint, written, monkeypatch):
-    monkeypatch.setattr(PaintSegmenter, "__init__", lambda *_, **__: pytest.fail("weights were loaded"))
-    load_config(written(paint))
+    loaded = []
+    monkeypatch.setattr(PaintSegmenter, "__init__", lambda *_, **__: loaded.append("weights"))
+    config = load_config(written(paint))
+    assert loaded == []
+    config.build()
+    assert loaded == ["weights"]
 
 
 # What is wrong is said in one line, by name
