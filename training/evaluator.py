@@ -6,7 +6,10 @@
 Stage 1: scores without reasoning, what lies under a mask, and questions answered in words. Stage 2: relational
 questions with and without reasoning, as a LoRA adapter on the language layers (the paper trains both stages with LoRA
 of rank 128 on InternVL3-8B). Departures, mini only: stage 1 trains all of the language model, because nothing here
-comes trained; the digits of the scores have a loss of their own, so that they are not drowned by the words.
+comes trained, from that of the generator on, which already knows the questions; it has two losses more, for where the
+asked region lies: a contrastive one between a question's last token and the image tokens, and one on its coverage,
+alone and together with the mask, under every mask token; the digits of the scores have a loss of their own, so that
+they are not drowned by the words.
 """
 
 from collections.abc import Mapping
@@ -15,16 +18,21 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, get_peft_model
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import LlamaModel, Qwen2Model
 
+from rea2seg.errors import ConfigError
 from rea2seg.evaluators.prompts import EvaluatorTemplate
 from rea2seg.evaluators.weights import load_internvl
+from rea2seg.generator.llava import load
 from training.batches import Stream
 from training.judgements import IGNORED, JudgementBatch, JudgementDrawer, Source, Task
-from training.losses import answer_loss
+from training.losses import answer_loss, pointing
 from training.mini import load_tokenizer, save_internvl
+from training.regions import FINE
 from training.stage import Stage, run
 
 LANGUAGE_LAYERS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
@@ -55,16 +63,34 @@ class Judgements(Stream):
         super().__init__(train, val, seed, workers, val_batches)
 
 
-class EvaluatorStage(Stage):
-    """Wires InternVL to its loss. `rank` > 0 trains an adapter of that rank and exports it alone."""
+@torch.no_grad()
+def take_over(to: Qwen2Model, of: LlamaModel) -> None:
+    """Make a Qwen2 compute what a smaller Llama computes: zero biases, and further layers that add nothing at first."""
+    misfits = to.load_state_dict(of.state_dict(), strict=False)
+    if misfits.unexpected_keys or len(to.layers) < len(of.layers):
+        raise ConfigError("the generator's language model does not fit into the evaluator's")
+    for number, layer in enumerate(to.layers):
+        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+            projection.bias.zero_()
+        if number >= len(of.layers):
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
 
-    LOSS: ClassVar[Mapping[str, float]] = {"words": 1.0, "digits": 1.0}
+
+class EvaluatorStage(Stage):
+    """Wires InternVL to its loss. `rank` > 0 trains an adapter of that rank and exports it alone.
+
+    `language` is the folder of a generator whose language model is to go on here.
+    """
+
+    LOSS: ClassVar[Mapping[str, float]] = {"words": 1.0, "digits": 1.0, "pointing": 0.5, "overlap": 5.0}
 
     def __init__(
         self,
         weights: str,
         export: str,
         rank: int = 0,
+        language: str | None = None,
         lr: float = 1e-3,
         warmup: int = 300,
         decay: float = 0.3,
@@ -78,8 +104,17 @@ class EvaluatorStage(Stage):
                 self.model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LANGUAGE_LAYERS)
             )
         self.base = self.model.get_base_model() if rank else self.model
+        if language is not None:
+            take_over(self.base.model.language_model, load(Path(language)).mllm.get_decoder())
+        self.overlap = None if rank else nn.Linear(self.base.config.text_config.hidden_size, 2 * FINE * FINE)
         for frozen in (self.base.model.vision_tower, self.base.model.multi_modal_projector):
             frozen.requires_grad_(False)
+
+    def slots(self, ids: Int[Tensor, "b length"], tokens: int) -> tuple[Bool[Tensor, "b length"], ...]:
+        """Where the tokens of the image are, of which there are so many, and where those of the masks."""
+        slots = ids == self.base.config.image_token_id
+        first = slots & (slots.cumsum(1) <= tokens)
+        return first, slots & ~first
 
     def see(self, batch: JudgementBatch) -> Float[Tensor, "b length d"]:
         """Input embeddings, with the pictures' features in their places."""
@@ -88,10 +123,9 @@ class EvaluatorStage(Stage):
         with torch.no_grad():
             image = self.features(batch.pixels)
             masks = self.features(batch.mask_pixels) if len(batch.mask_pixels) else image[:0]
-        slots = ids == self.base.config.image_token_id
-        first = slots & (slots.cumsum(1) <= image.shape[1])
-        embedded = embedded.masked_scatter(first[..., None], image.to(embedded.dtype))
-        return embedded.masked_scatter((slots & ~first)[..., None], masks.to(embedded.dtype))
+        of_image, of_masks = self.slots(ids, image.shape[1])
+        embedded = embedded.masked_scatter(of_image[..., None], image.to(embedded.dtype))
+        return embedded.masked_scatter(of_masks[..., None], masks.to(embedded.dtype))
 
     def features(self, pixels: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n tokens d"]:
         """The projected tokens of pictures of one size."""
@@ -99,7 +133,7 @@ class EvaluatorStage(Stage):
         return features
 
     def losses(self, batch: JudgementBatch) -> dict[str, Tensor]:
-        """Cross-entropy of the words and of the digits, and how often the likeliest token is right."""
+        """Cross-entropy of the words and of the digits, how often the likeliest token is right, and the regions."""
         language = self.base.model.language_model
         hidden = language(
             inputs_embeds=self.see(batch),
@@ -114,6 +148,21 @@ class EvaluatorStage(Stage):
                 logits = self.base.lm_head(hidden[counted]).float()
                 parts[name] = answer_loss(logits, labels[counted])
                 parts[f"accuracy/{name}"] = (logits.argmax(-1) == labels[counted]).float().mean()
+        return parts if self.overlap is None else parts | self.region_losses(batch, hidden)
+
+    def region_losses(self, batch: JudgementBatch, hidden: Float[Tensor, "b length d"]) -> dict[str, Tensor]:
+        """Where the asked regions lie, told by the questions' last tokens and by the mask tokens."""
+        parts: dict[str, Tensor] = {}
+        of_image, of_masks = self.slots(batch.packed.ids, self.base.config.image_seq_length)
+        if len(batch.inside):
+            tokens = hidden[of_image].unflatten(0, (len(hidden), -1))[torch.nonzero(batch.asked)[:, 0]].float()
+            state = hidden[batch.asked].float()
+            parts["pointing"] = pointing(state, tokens, batch.inside)
+            nearest = functional.cosine_similarity(state[:, None], tokens, dim=-1).argmax(1, keepdim=True)
+            parts["accuracy/pointing"] = batch.inside.gather(1, nearest).float().mean()
+        if self.overlap is not None and len(batch.shares):
+            told = self.overlap(hidden[of_masks].float()).view_as(batch.shares)
+            parts["overlap"] = functional.binary_cross_entropy_with_logits(told, batch.shares)
         return parts
 
     def export(self) -> None:

@@ -4,8 +4,9 @@
 
 The vision tower, SAM's image encoder and SAM's own decoder are frozen; the language model, the connector and (as in
 LISA; the paper freezes it) a mask decoder for the raw token are trained. Departures, mini only, because nothing here
-comes trained: the language model learns from scratch instead of through LoRA; two losses point it at the target, a
-contrastive one between the `[SEG]` predictor's state and the image tokens and one on its attention; masks enter after
+comes trained: the language model learns from scratch instead of through LoRA; three losses point it at the target, a
+contrastive one between the `[SEG]` predictor's state and the image tokens, one on its attention, and one that asks the
+prompt token to be what SAM makes of points on the target, which its decoder already understands; masks enter after
 `masks_from` steps; the three multi-mask outputs learn the best of three.
 """
 
@@ -17,7 +18,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import save_file
-from segment_anything.modeling import MaskDecoder
+from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
 from rea2seg.generator.attention import enable, probe
@@ -29,6 +30,7 @@ from training.batches import Stream
 from training.losses import answer_loss, at_lattice, lattice_iou, mask_bce, mask_dice, mass_inside, pointing
 from training.mini import load_tokenizer
 from training.questions import QuestionBatch, QuestionDrawer, image_columns
+from training.scenes import Targets
 from training.segmenter import ALL_MASKS, encode_canvas
 from training.stage import Stage, run
 
@@ -56,6 +58,24 @@ class Questions(Stream):
         super().__init__(train, val, seed, workers, val_batches)
 
 
+@torch.no_grad()
+def points_on(encoder: PromptEncoder, targets: Targets) -> Float[Tensor, "b n c"]:
+    """What SAM's prompt encoder makes of a foreground point, mean over the lattice points on each first mask."""
+    cells = targets.lattice.shape[-1]
+    steps = torch.arange(cells, device=targets.shift.device) + 0.5
+    places = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1) + targets.shift[:, None, None]
+    pixels = places.flatten(1, 2) * encoder.input_image_size[0] / cells
+    codes = encoder.pe_layer.forward_with_coords(pixels, encoder.input_image_size)
+    on = targets.masks()[:, :, 0].flatten(2).float()
+    mean: Tensor = on @ codes / on.sum(-1, keepdim=True).clamp(min=1)
+    return mean + encoder.point_embeddings[1].weight
+
+
+def misplaced(tokens: Float[Tensor, "n c"], points: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
+    """Mean squared error, as a share of the variance of what is wanted."""
+    return (tokens.float() - points).square().mean() / points.var(0).mean()
+
+
 class GeneratorStage(Stage):
     """Wires LISA to a frozen SAM. `weights` and `segmenter` are folders of the stages before.
 
@@ -69,8 +89,9 @@ class GeneratorStage(Stage):
         "quality": 0.5,
         "pointing": 0.5,
         "attention": 0.5,
+        "place": 0.5,
     }
-    """LISA's three, then SAM's quality head, then the two of mini."""
+    """LISA's three, then SAM's quality head, then the three of mini."""
 
     def __init__(
         self,
@@ -122,6 +143,7 @@ class GeneratorStage(Stage):
             "ce": answer_loss(logits.flatten(0, 1).float(), labels.flatten()),
             "pointing": pointing(state.float(), tokens.float(), inside),
             "attention": mass_inside(attention, inside),
+            "place": misplaced(self.connector(state), points_on(self.sam.prompt_encoder, batch.targets).flatten(0, 1)),
             "accuracy/attention": inside.gather(1, attention.argmax(1, keepdim=True)).float().mean(),
         }
         if self.global_step >= self.hparams["masks_from"]:

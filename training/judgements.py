@@ -8,6 +8,8 @@ exactly the ids of inference.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from math import isqrt
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,7 +18,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rea2seg.evaluators.internvl import image_pixels, mask_pixels
+from rea2seg.evaluators.internvl import image_pixels
 from rea2seg.evaluators.prompts import EvaluatorTemplate, piece_ids, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import ScoreGrammar, reply_ids
 from rea2seg.synth.descriptions import describe_mask
@@ -26,7 +28,7 @@ from rea2seg.synth.worlds import World
 from rea2seg.text import encode_untrusted
 from training.batches import Movable
 from training.packing import Packed, pack
-from training.regions import Mask, draw_masks, iou
+from training.regions import Mask, coverage, draw_masks, iou, shown_masks, tokens_inside
 from training.scenes import codes_of, sample_scene, to_tensor
 
 Task = Literal["explain", "describe", "score", "reason"]
@@ -36,13 +38,21 @@ IGNORED = -100
 
 @dataclass(frozen=True, eq=False)
 class JudgementBatch(Movable):
-    """Packed blocks; `words` and `digits` are the next-token labels of a reply's text and of its numbers' digits."""
+    """Packed blocks; `words` and `digits` are the next-token labels of a reply's text and of its numbers' digits.
+
+    `asked` marks the last token of each of n questions, `inside` the image tokens inside what each asks for; `shares`
+    says for every mask token how far the asked region, and then mask and region together, cover its 4 x 4 squares.
+    Where nothing is asked for (`describe`), these three have no rows.
+    """
 
     pixels: Float[Tensor, "b 3 side side"]
     mask_pixels: Float[Tensor, "m 3 mask_side mask_side"]
     packed: Packed
     words: Int[Tensor, "b length"]
     digits: Int[Tensor, "b length"]
+    asked: Bool[Tensor, "b length"]
+    inside: Bool[Tensor, "n tokens"]
+    shares: Float[Tensor, "scored mask_tokens both"]
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -50,18 +60,21 @@ class JudgementBatch(Movable):
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One question with its masks and its reply, as ids; `reply` is where the reply begins."""
+    """One question with its masks and its reply, as ids; where the question ends, and where the reply begins."""
 
     ids: list[int]
+    asked: int
     reply: int
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """A question with its right answer in words, and masks with their IoUs and what lies under each."""
+    """A question with the region it asks for and the right answer in words, and masks with their IoUs and what lies
+    under each."""
 
     text: str
     reasoning: str
+    truth: Mask
     masks: list[Mask]
     scores: list[float]
     under: list[str]
@@ -106,7 +119,7 @@ class FreshScenes:
         truth, seen = question.truth(rendering), look(world, rendering)
         masks = draw_masks(rng, world, codes_of(rendering), question, truth, group)
         under = [describe_mask(mask, rendering, seen) for mask in masks]
-        return Asked(question.text, question.reasoning, masks, [iou(mask, truth) for mask in masks], under)
+        return Asked(question.text, question.reasoning, truth, masks, [iou(mask, truth) for mask in masks], under)
 
 
 class JudgementDrawer:
@@ -139,23 +152,35 @@ class JudgementDrawer:
         rows = [[self.block(task, asked) for asked in questions] for _, questions in drawn]
         packed = pack(self.prefix, [[block.ids for block in blocks] for blocks in rows], self.tokenizer.pad_token_id)
         words, digits = (torch.full_like(packed.ids, IGNORED) for _ in range(2))
+        ends = torch.zeros_like(packed.ids, dtype=torch.bool)
         for row, blocks in enumerate(rows):
             self.label(words[row], digits[row], packed.ids[row], blocks)
+            starts = accumulate([len(block.ids) for block in blocks[:-1]], initial=len(self.prefix))
+            for start, block in zip(starts, blocks, strict=True):
+                ends[row, start + block.asked] = task != "describe"
         pixels = torch.stack([image_pixels(image, self.sides[0]) for image, _ in drawn])
-        masks = [mask for _, questions in drawn for asked in questions for mask in asked.masks]
-        return JudgementBatch(pixels, self.mask_pixels(masks), packed, words, digits)
+        every = [asked for _, questions in drawn for asked in questions]
+        masks = shown_masks([mask for asked in every for mask in asked.masks], self.sides[1])
+        inside, shares = self.regions([] if task == "describe" else every)
+        return JudgementBatch(pixels, masks, packed, words, digits, ends, inside, shares)
 
-    def mask_pixels(self, masks: list[Bool[np.ndarray, "_ _"]]) -> Float[Tensor, "m 3 mask_side mask_side"]:
-        """The masks of a batch as pictures, in the order of their places in the sequences; sizes may differ."""
-        pictures = [mask_pixels(torch.from_numpy(mask)[None], self.sides[1]) for mask in masks]
-        return torch.cat(pictures) if pictures else torch.zeros(0, 3, self.sides[1], self.sides[1])
+    def regions(
+        self, every: Sequence[Asked]
+    ) -> tuple[Bool[Tensor, "n tokens"], Float[Tensor, "scored mask_tokens both"]]:
+        """Where the asked regions lie, on the image tokens, and under the masks, on the mask tokens."""
+        grids = isqrt(self.image_tokens), isqrt(self.mask_tokens)
+        inside = tokens_inside(coverage([asked.truth for asked in every], grids[0]).mean(-1))
+        truths = coverage([asked.truth for asked in every for _ in asked.masks], grids[1])
+        both = coverage([mask & asked.truth for asked in every for mask in asked.masks], grids[1])
+        return inside, torch.cat([truths, both], dim=-1)
 
     def block(self, task: Task, asked: Asked) -> Block:
         """One task about one question."""
         text = WHAT if task == "describe" else asked.text
         ids = prefix_ids(self.tokenizer, self.template, text, self.image_tokens)[len(self.prefix) :]
+        asked_at = len(ids) - 1
         ids += suffix_ids(self.tokenizer, self.template, len(asked.masks), self.mask_tokens, task != "score")
-        return Block([*ids, *self.reply(task, asked)], len(ids))
+        return Block([*ids, *self.reply(task, asked)], asked_at, len(ids))
 
     def reply(self, task: Task, asked: Asked) -> list[int]:
         """The ids of the right reply."""

@@ -15,6 +15,7 @@ from rea2seg.synth.render import Rendering
 from training.batches import Movable
 from training.packing import Packed, pack
 from training.point_prompts import on_canvas
+from training.regions import tokens_inside
 from training.scenes import Targets, code_lattice, code_set, codes_of, sample_scene, to_tensor
 from training.vision import token_cells
 
@@ -22,14 +23,6 @@ from training.vision import token_cells
 def target_codes(question: Question) -> Bool[np.ndarray, " codes"]:
     """The set of codes of a question's answer."""
     return code_set(question.target, None if question.part is None else part_id(question.part))
-
-
-def share_inside(
-    cells: UInt8[np.ndarray, "grid grid fine"], target: Bool[np.ndarray, " codes"]
-) -> Bool[np.ndarray, " tokens"]:
-    """The image tokens that lie inside a target: at least half as much of it as the fullest token."""
-    share = target[cells].mean(-1).reshape(-1)
-    return (share >= 0.5 * share.max()) & (share > 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +94,7 @@ class QuestionDrawer:
             "pixels": clip_pixels(to_tensor(rendering.image), self.side, "pad"),
             "canvas": canvas,
             "resized": np.array(resized),
-            "inside": np.stack([share_inside(cells, target) for target in sets]),
+            "inside": tokens_inside(torch.from_numpy(np.stack([target[cells].mean(-1) for target in sets])).flatten(1)),
             "lattice": code_lattice(codes, self.cells, shift, span),
             "shift": shift,
             "table": np.stack(sets)[:, None],

@@ -1,14 +1,22 @@
 """Masks to be judged, drawn without a segmenter: the truth, what could be taken for it, and damaged forms of both."""
 
-import numpy as np
-from jaxtyping import Bool, UInt8
-from scipy import ndimage
+from collections.abc import Sequence
 
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+
+from rea2seg.evaluators.internvl import mask_pixels
 from rea2seg.synth.queries import Question
 from rea2seg.synth.worlds import World
 from training.scenes import code_set
 
 Mask = Bool[np.ndarray, "h w"]
+FINE = 4
+"""Squares a side inside one token's cell."""
 
 
 def other_objects(rng: np.random.Generator, world: World, question: Question) -> list[int]:
@@ -79,3 +87,24 @@ def iou(mask: Mask, truth: Mask) -> float:
     """Intersection over union of two masks; 1 if both are empty."""
     union = int((mask | truth).sum())
     return int((mask & truth).sum()) / union if union else 1.0
+
+
+def shown_masks(masks: Sequence[Mask], side: int) -> Float[Tensor, "m 3 side side"]:
+    """Masks as the pictures that the evaluator sees; their sizes may differ."""
+    pictures = [mask_pixels(torch.from_numpy(mask)[None], side) for mask in masks]
+    return torch.cat(pictures) if pictures else torch.zeros(0, 3, side, side)
+
+
+def coverage(masks: Sequence[Mask], grid: int) -> Float[Tensor, "m tokens fine"]:
+    """The share of each of 4 x 4 squares inside every token that a mask covers, on pictures stretched to the grid."""
+    side = grid * FINE
+    squares = np.zeros((len(masks), grid, FINE, grid, FINE), np.float32)
+    for index, mask in enumerate(masks):
+        picture = Image.fromarray(mask.astype(np.uint8) * 255).resize((side, side), Image.Resampling.BOX)
+        squares[index] = (np.asarray(picture) / 255).reshape(grid, FINE, grid, FINE)
+    return torch.from_numpy(squares).transpose(2, 3).reshape(len(masks), grid * grid, FINE * FINE)
+
+
+def tokens_inside(share: Float[Tensor, "*n tokens"]) -> Bool[Tensor, "*n tokens"]:
+    """The tokens that lie inside a target which covers these shares of them: at least half as much as the fullest."""
+    return (share >= 0.5 * share.amax(-1, keepdim=True)) & (share > 0)

@@ -49,6 +49,7 @@ class ScoredRows:
         return Asked(
             row["query"],
             row["reasoning"],
+            decode_rle(row["segmentation"]).numpy(),
             [decode_rle(member["segmentation"]).numpy() for member in members],
             [member["iou"] for member in members],
             [member["under"] for member in members],

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from rea2seg.segmenters.sam import SamConfig, build_sam, decode_prompts, save_sam
+from rea2seg.segmenters.sam import SamConfig, build_sam, decode_prompts, load_sam, save_sam
 from rea2seg.structures import Prompt
 from training.batches import Stream
 from training.losses import at_lattice, lattice_iou, mask_dice, mask_focal
@@ -70,16 +70,28 @@ def compare(
 
 
 class SegmenterStage(Stage):
-    """Wires SAM, its losses and the optimiser. `export` is the folder that receives the weights at the end."""
+    """Wires SAM, its losses and the optimiser. `export` is the folder that receives the weights at the end.
+
+    `start` is a folder with weights of the same shape to go on from, `rea2seg/mini/segmenter` for one.
+    """
 
     LOSS: ClassVar[Mapping[str, float]] = {"focal": 20.0, "dice": 1.0, "quality": 1.0}
 
     def __init__(
-        self, config: SamConfig, export: str, lr: float = 1e-3, warmup: int = 100, decay: float = 0.3, wd: float = 0.02
+        self,
+        config: SamConfig,
+        export: str,
+        start: str | None = None,
+        lr: float = 1e-3,
+        warmup: int = 100,
+        decay: float = 0.3,
+        wd: float = 0.02,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["config"])
         self.config, self.sam = config, build_sam(config).train()
+        if start is not None:
+            self.sam.load_state_dict(load_sam(Path(start)).state_dict())
 
     def features(self, batch: PromptBatch) -> Float[Tensor, "bn c rows cols"]:
         """The image embedding of every prompt's scene."""
