@@ -153,7 +153,7 @@ class EvaluatorStage(Stage):
     def region_losses(self, batch: JudgementBatch, hidden: Float[Tensor, "b length d"]) -> dict[str, Tensor]:
         """Where the asked regions lie, told by the questions' last tokens and by the mask tokens."""
         parts: dict[str, Tensor] = {}
-        of_image, of_masks = self.slots(batch.packed.ids, self.base.config.image_seq_length)
+        of_image, of_masks = self.slots(batch.packed.ids, batch.inside.shape[1])
         if len(batch.inside):
             tokens = hidden[of_image].unflatten(0, (len(hidden), -1))[torch.nonzero(batch.asked)[:, 0]].float()
             state = hidden[batch.asked].float()

@@ -15,6 +15,8 @@ from rea2seg.synth.worlds import World
 from training.scenes import code_set
 
 Mask = Bool[np.ndarray, "h w"]
+AnyMask = Bool[np.ndarray, "_ _"]
+"""A mask among others that belong to pictures of other sizes."""
 FINE = 4
 """Squares a side inside one token's cell."""
 
@@ -89,13 +91,13 @@ def iou(mask: Mask, truth: Mask) -> float:
     return int((mask & truth).sum()) / union if union else 1.0
 
 
-def shown_masks(masks: Sequence[Mask], side: int) -> Float[Tensor, "m 3 side side"]:
+def shown_masks(masks: Sequence[AnyMask], side: int) -> Float[Tensor, "m 3 side side"]:
     """Masks as the pictures that the evaluator sees; their sizes may differ."""
     pictures = [mask_pixels(torch.from_numpy(mask)[None], side) for mask in masks]
     return torch.cat(pictures) if pictures else torch.zeros(0, 3, side, side)
 
 
-def coverage(masks: Sequence[Mask], grid: int) -> Float[Tensor, "m tokens fine"]:
+def coverage(masks: Sequence[AnyMask], grid: int) -> Float[Tensor, "m tokens fine"]:
     """The share of each of 4 x 4 squares inside every token that a mask covers, on pictures stretched to the grid."""
     side = grid * FINE
     squares = np.zeros((len(masks), grid, FINE, grid, FINE), np.float32)

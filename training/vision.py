@@ -4,16 +4,15 @@
     python -m training.vision fit --config configs/train/vision_evaluator.yaml
 
 Tower and projector are trained; linear heads on the projected tokens name kind, colour, size, texture and part of what
-fills most of a token's cell, its rank among its kind in seven orders, and where that object's centre lies. The
-evaluator's tower also sees binary masks and tells how far each is covered, on a 4 x 4 grid inside every token; and it
-learns to give the projected tokens of a `teacher`, the generator's tower, so that it can speak to a language model that
-was trained with that one. The heads are thrown away.
+fills most of a token's cell, and where that object's centre lies. The evaluator's tower also sees binary masks and
+tells how far each is covered, on a 4 x 4 grid inside every token; and it learns to give the projected tokens of a
+`teacher`, the generator's tower, so that it can speak to a language model that was trained with that one. The heads are
+thrown away.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from math import hypot
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -25,12 +24,11 @@ from torch.nn import functional
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from rea2seg.evaluators.internvl import image_pixels
-from rea2seg.evaluators.weights import load_internvl
 from rea2seg.generator.llava import clip_pixels, load
 from rea2seg.generator.llava import image_features as llava_features
 from rea2seg.synth.render import look
 from rea2seg.synth.vocabulary import COLOURS, KINDS, SIZES, TEXTURES
-from rea2seg.synth.worlds import Thing, World
+from rea2seg.synth.worlds import World
 from training.batches import Movable, Stream
 from training.mini import Language, Tower, load_tokenizer, save_internvl, small_internvl, small_llava
 from training.point_prompts import draw_goal
@@ -38,14 +36,11 @@ from training.regions import FINE, coverage, shown_masks
 from training.scenes import PARTS, code_lattice, codes_of, sample_scene, to_tensor
 from training.stage import Stage, run
 
-ORDERS = ("from_left", "from_right", "from_top", "from_bottom", "from_largest", "from_smallest", "from_middle")
-"""Ways to sort the things of one kind: what most questions compare."""
 NAMES = {
     "kind": len(KINDS),
     "colour": len(COLOURS),
     "size": len(SIZES),
     "texture": len(TEXTURES),
-    **dict.fromkeys(ORDERS, 5),
     "part": 2,
     "middle": 1,
 }
@@ -61,29 +56,17 @@ def labels_of(world: World, cells: UInt8[np.ndarray, "grid grid fine"], padded: 
     counts = np.stack([(cells == code).sum(-1) for code in range(PARTS * (len(world.things) + 1))], axis=-1)
     counts[..., 0] = 0
     code = np.where(counts.max(-1) >= 3, counts.argmax(-1), 0)
-    rows = [(0.0,) * (4 + len(ORDERS) + 3)]
+    rows = [(0, 0, 0, 0, 0.0, 0.0, 0.0)]
     for thing in world.things:
-        looks = (KINDS.index(thing.kind), [*COLOURS].index(thing.colour), [*SIZES].index(thing.size))
-        named = (*looks, TEXTURES.index(thing.texture), *ranks_of(world, thing))
+        named = (KINDS.index(thing.kind), [*COLOURS].index(thing.colour), [*SIZES].index(thing.size))
         x, y = thing.x / world.width, thing.y / world.height
         if padded:
             x, y = thing.x + (1 - world.width) / 2, thing.y + (1 - world.height) / 2
-        rows.append((*(float(name + 1) for name in named), x, y, thing.radius))
+        rows.append((*(n + 1 for n in named), TEXTURES.index(thing.texture) + 1, x, y, thing.radius))
     looked_up = np.array(rows)[code // PARTS]
-    names = dict(zip(NAMES, np.moveaxis(looked_up[..., :-3].astype(int), -1, 0), strict=False))
-    place = looked_up[..., -3:].astype(np.float32)
+    names = dict(zip(NAMES, np.moveaxis(looked_up[..., :4].astype(int), -1, 0), strict=False))
+    place = looked_up[..., 4:].astype(np.float32)
     return {**names, "part": code % PARTS, "middle": middles(code // PARTS, place[..., :2]), "place": place}
-
-
-def ranks_of(world: World, thing: Thing) -> list[int]:
-    """The place (from 0) of a thing among those of its kind, in each of the orders."""
-
-    def keys(one: Thing) -> tuple[float, ...]:
-        from_middle = hypot(one.x - world.width / 2, one.y - world.height / 2)
-        return one.x, -one.x, one.y, -one.y, -one.radius, one.radius, from_middle
-
-    others = [keys(other) for other in world.of_kind(thing.kind)]
-    return [sum(other[way] < key for other in others) for way, key in enumerate(keys(thing))]
 
 
 def middles(
@@ -176,8 +159,8 @@ class LabelledScenes(Stream):
 class VisionStage(Stage):
     """Wires a tower to its heads. `family` says which model is built and exported, its language part untrained.
 
-    `prompt_width` belongs to the generator's connector, `downsample` to the evaluator's pixel shuffle. `start` is a
-    folder with weights of the same shape to go on from, `teacher` a generator whose projected tokens are imitated.
+    `prompt_width` belongs to the generator's connector, `downsample` to the evaluator's pixel shuffle; `teacher` is the
+    folder of a generator whose projected tokens are imitated.
     """
 
     LOSS: ClassVar[Mapping[str, float]] = {**dict.fromkeys(NAMES, 1.0), "place": 5.0, "cover": 2.0, "match": 3.0}
@@ -191,7 +174,6 @@ class VisionStage(Stage):
         export: str,
         prompt_width: int = 128,
         downsample: float = 0.5,
-        start: str | None = None,
         teacher: str | None = None,
         lr: float = 1e-3,
         warmup: int = 200,
@@ -203,12 +185,11 @@ class VisionStage(Stage):
         words = load_tokenizer(tokenizer)
         self.features: Callable[[Tensor], Tensor]
         if family == "generator":
-            parts = load(Path(start)) if start else small_llava(tower, language, words, prompt_width)
+            parts = small_llava(tower, language, words, prompt_width)
             self.model, self.features = parts.mllm, partial(llava_features, parts.mllm)
             self.save: Callable[[Path], None] = parts.save
         else:
-            fresh = partial(small_internvl, tower, language, words, downsample)
-            self.model = load_internvl(Path(start), None, "float32").model if start else fresh()
+            self.model = small_internvl(tower, language, words, downsample)
             self.features = lambda pixels: self.model.get_image_features(pixel_values=pixels).pooler_output
             self.save = partial(save_internvl, self.model, words)
         self.teacher = load(Path(teacher)).mllm.requires_grad_(False) if teacher else None

@@ -1,18 +1,22 @@
 """Training shows the evaluator exactly what inference shows it, and labels exactly what it is to say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
+from rea2seg.errors import ConfigError
 from rea2seg.evaluators.internvl import InternVL, image_pixels, mask_pixels
 from rea2seg.evaluators.prompts import SHORT, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import format_scores, reply_ids
 from rea2seg.structures import Candidate, Query
-from tests.training.conftest import LANGUAGE, VIT, roughen
-from training.evaluator import EvaluatorStage
+from tests.training.conftest import CLIP, LANGUAGE, VIT, roughen
+from training.evaluator import EvaluatorStage, take_over
 from training.judgements import IGNORED, WHAT, Asked, FreshScenes, JudgementDrawer, group_sizes
-from training.mini import small_internvl
+from training.mini import small_internvl, small_llava
+from training.regions import coverage, tokens_inside
 
 SIDES, TOKENS = (64, 32), (16, 4)
 TASKS = ("explain", "describe", "score", "reason")
@@ -90,7 +94,8 @@ def test_digits_are_those_of_the_scores_and_no_others(tokenizer, task):
 
 
 def test_an_opening_within_the_words_is_not_taken_for_the_scores(tokenizer):
-    asked = Asked("it", "Scores: [0.5 is b3.", [np.ones((8, 8), bool)], [0.25], ["cup b3"])
+    mask = np.ones((8, 8), bool)
+    asked = Asked("it", "Scores: [0.5 is b3.", mask, [mask], [0.25], ["cup b3"])
     drawer = drawer_of(tokenizer, "reason")
     block = drawer.block("reason", asked)
     assert tokenizer.decode([block.ids[at] for at in sorted(drawer.scored(block))]) == "025"
@@ -102,7 +107,9 @@ def fixed_source(group=2):
     image = torch.from_numpy(rng.integers(0, 255, (3, 48, 64), dtype=np.uint8))
 
     def asked(text, masks):
-        return Asked(text, "because.", list(masks), [0.12, 1.0][: len(masks)], ["cup b3", "background"][: len(masks)])
+        return Asked(
+            text, "because.", masks[0], list(masks), [0.12, 1.0][: len(masks)], ["cup b3", "background"][: len(masks)]
+        )
 
     coarse = rng.random((2, group, 6, 8)) > 0.5
     masks = coarse.repeat(8, axis=2).repeat(8, axis=3)
@@ -207,3 +214,63 @@ def test_a_share_of_the_groups_is_smaller() -> None:
     assert group_sizes(rng, 100, 5, short=0.0) == [5] * 100
     assert group_sizes(rng, 100, 0, short=1.0) == [0] * 100
     assert set(group_sizes(rng, 200, 5, short=1.0)) == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_regions_belong_to_the_questions_in_their_order(tokenizer, task):
+    batch = drawer_of(tokenizer, task).batch(np.random.default_rng(3), 2, "train")
+    every = [asked for _, questions in drawn_by(task) for asked in questions]
+    if task == "describe":
+        assert not batch.asked.any()
+        assert (len(batch.inside), len(batch.shares)) == (0, 0)
+        return
+    rows, places = torch.nonzero(batch.asked, as_tuple=True)
+    assert len(rows) == len(every) == len(batch.inside)
+    newline = tokenizer("\n", add_special_tokens=False).input_ids[-1]
+    for row, place, asked, inside in zip(rows, places, every, batch.inside, strict=True):
+        assert batch.packed.ids[row, place] == newline
+        block = batch.packed.owner[row, place]
+        ids = batch.packed.ids[row, : place + 1][batch.packed.owner[row, : place + 1] == block]
+        assert tokenizer.decode(ids).strip() == asked.text
+        assert_close(inside, tokens_inside(coverage([asked.truth], 4).mean(-1))[0])
+    judged = [(asked.truth, mask) for asked in every for mask in asked.masks]
+    assert len(batch.shares) == len(judged)
+    for shares, (truth, mask) in zip(batch.shares, judged, strict=True):
+        assert_close(shares, torch.cat(list(coverage([truth, truth & mask], 2)), dim=-1))
+
+
+def test_the_losses_on_regions_fall_as_the_states_show_them(stage, tokenizer):
+    batch = drawer_of(tokenizer, "score").batch(np.random.default_rng(3), 2, "train")
+    parts = stage.losses(batch)
+    assert {"words", "digits", "pointing", "overlap"} <= parts.keys()
+    of_image, of_masks = stage.slots(batch.packed.ids, TOKENS[0])
+    assert of_image.sum() == 2 * TOKENS[0]
+    assert of_masks.sum() == len(batch.mask_pixels) * TOKENS[1]
+    hidden = torch.zeros(*batch.packed.ids.shape, LANGUAGE.width)
+    blind = stage.region_losses(batch, hidden)
+    image = torch.zeros(len(batch.inside), TOKENS[0], LANGUAGE.width)
+    rows = torch.nonzero(batch.asked)[:, 0]
+    for number, (row, inside) in enumerate(zip(rows, batch.inside, strict=True)):
+        image[number, inside, 0] = 1.0
+        if number % COUNT == 0:  # The first question of a picture is shown where its region lies.
+            hidden[row][of_image[row], :] = image[number]
+    hidden[batch.asked] = torch.eye(LANGUAGE.width)[0]
+    told = stage.region_losses(batch, hidden)
+    assert told["pointing"] < blind["pointing"]
+    assert told["accuracy/pointing"] >= 0.5
+    assert not set(stage.losses(drawer_of(tokenizer, "describe").batch(np.random.default_rng(3), 2, "train"))) & {
+        "pointing",
+        "overlap",
+    }
+
+
+@torch.no_grad()
+def test_a_language_model_goes_on_in_a_larger_one(tokenizer):
+    of = roughen(small_llava(CLIP, LANGUAGE, tokenizer, 32).mllm).get_decoder()
+    to = small_internvl(VIT, replace(LANGUAGE, depth=3), tokenizer, 0.5).model.language_model
+    ids = torch.arange(3, 40)[None]
+    assert not torch.allclose(to(input_ids=ids).last_hidden_state, of(input_ids=ids).last_hidden_state, atol=0.1)
+    take_over(to, of)
+    assert_close(to(input_ids=ids).last_hidden_state, of(input_ids=ids).last_hidden_state)
+    with pytest.raises(ConfigError, match="does not fit"):
+        take_over(small_internvl(VIT, replace(LANGUAGE, depth=1), tokenizer, 0.5).model.language_model, of)

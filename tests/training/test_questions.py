@@ -12,10 +12,10 @@ from rea2seg.structures import CellMap, Prompt, Query
 from rea2seg.synth.queries import questions
 from rea2seg.text import clean_question
 from tests.training.conftest import CLIP, CONVERSATION, LANGUAGE, SAM, roughen
-from training.generator import GeneratorStage
+from training.generator import GeneratorStage, misplaced, points_on
 from training.mini import small_llava
-from training.questions import QuestionDrawer, draw_questions, image_columns, share_inside, target_codes
-from training.scenes import code_lattice, codes_of, sample_scene, to_tensor
+from training.questions import QuestionDrawer, draw_questions, image_columns, target_codes
+from training.scenes import CODES, Targets, code_lattice, codes_of, sample_scene, to_tensor
 
 COUNT, GRID = 3, CLIP.side // CLIP.patch
 
@@ -132,10 +132,22 @@ def test_inside_are_the_tokens_whose_pixels_show_the_target(tokenizer, drawn):
             assert covered[~inside].max() < 0.65 * covered.max()
 
 
-def test_tokens_count_as_inside_from_half_of_the_fullest_on():
-    cells = np.array([[[1, 1, 1, 1], [1, 1, 0, 0]], [[1, 0, 0, 0], [0, 0, 0, 0]]], np.uint8)
-    assert share_inside(cells, np.array([False, True])).tolist() == [True, True, False, False]
-    assert not share_inside(cells, np.array([False, False, True])).any()
+def test_the_points_on_a_target_are_sams_own_points(stage):
+    """One lattice point on the target is exactly a foreground point there; several are their mean."""
+    encoder, cells = stage.sam.prompt_encoder, 16
+    lattice = torch.zeros(1, cells, cells, dtype=torch.uint8)
+    lattice[0, 3, 5], lattice[0, 9, 12] = 1, 2
+    table = torch.zeros(1, 2, 1, CODES, dtype=torch.bool)
+    table[0, 0, 0, 1], table[0, 1, 0, 1:3] = True, True
+    shift = torch.tensor([[0.25, -0.4]])
+    found = points_on(encoder, Targets(lattice, shift, table))[0]
+    at = (torch.tensor([[5.0, 3.0], [12.0, 9.0]]) + 0.5 + shift) * SAM.image_size / cells
+    # Inside the encoder half a pixel is added to points, which are pixel indices there.
+    sparse, _ = encoder(points=(at[:, None] - 0.5, torch.ones(2, 1)), boxes=None, masks=None)
+    assert_close(found[0], sparse[0, 0])
+    assert_close(found[1], sparse[:, 0].mean(0))
+    assert misplaced(found, found) == 0
+    assert misplaced(found.mean(0).expand(2, -1), found) == pytest.approx(0.5)
 
 
 def test_the_codes_of_an_answer_are_its_mask():

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 
+from rea2seg.evaluators.internvl import mask_pixels
 from rea2seg.synth.queries import questions
-from training.regions import blob, damaged, draw_masks, iou, other_objects
+from training.regions import blob, coverage, damaged, draw_masks, iou, other_objects, shown_masks, tokens_inside
 from training.scenes import codes_of, sample_scene
 
 
@@ -63,3 +65,31 @@ def test_blobs_are_never_empty():
 @pytest.mark.parametrize(("one", "other", "value"), [([1, 1, 0], [0, 1, 1], 1 / 3), ([0, 0], [0, 0], 1), ([1], [0], 0)])
 def test_iou_by_hand(one, other, value):
     assert iou(np.array([one], bool), np.array([other], bool)) == pytest.approx(value)
+
+
+def test_coverage_is_the_covered_share_of_each_square():
+    mask = np.zeros((2, 32, 32), bool)
+    mask[0, :4, 16:20] = True  # The first of the 4 x 4 squares of the second of 2 x 2 tokens.
+    mask[1, 16:, :16] = True
+    mask[1, :2, :4] = True
+    found = coverage([*mask], 2)
+    assert found.shape == (2, 4, 16)
+    assert found[0, 1].tolist() == [1.0] + [0.0] * 15
+    assert found[1, 0].tolist() == pytest.approx([0.5] + [0.0] * 15, abs=0.01)
+    assert found[1, 2].tolist() == [1.0] * 16
+    assert not found[1, 3].any()
+    assert coverage([], 2).shape == (0, 4, 16)
+
+
+def test_masks_of_several_sizes_become_pictures_of_one():
+    masks = [np.ones((20, 30), bool), np.zeros((40, 10), bool)]
+    shown = shown_masks(masks, 16)
+    assert shown.shape == (2, 3, 16, 16)
+    for picture, mask in zip(shown, masks, strict=True):
+        assert picture.equal(mask_pixels(torch.from_numpy(mask)[None], 16)[0])
+    assert shown_masks([], 16).shape == (0, 3, 16, 16)
+
+
+def test_tokens_count_as_inside_from_half_of_the_fullest_on():
+    share = torch.tensor([[0.8, 0.4, 0.39, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    assert tokens_inside(share).tolist() == [[True, True, False, False], [False] * 4]

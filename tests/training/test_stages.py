@@ -102,18 +102,19 @@ def test_stage_2_is_an_adapter_of_the_language_layers(work):
     config = json.loads((work / "evaluator_stage2/weights/adapter_config.json").read_text())
     assert config["r"] == 2
     assert all(".language_model.layers." in name for name in adapter)
-    assert len(adapter) == 2 * 7 * 2  # Two layers of seven projections, two matrices each.
+    assert len(adapter) == 5 * 7 * 2  # Five layers of seven projections, two matrices each.
     assert any(value.any() for name, value in adapter.items() if "lora_B" in name)
     plain, _ = load_internvl(work / "evaluator_stage1/weights", None, "float32")
     merged, _ = load_internvl(work / "evaluator_stage1/weights", work / "evaluator_stage2/weights", "float32")
     moved = {name for name, value in plain.state_dict().items() if not value.equal(merged.state_dict()[name])}
-    assert len(moved) == 2 * 7
+    assert len(moved) == 5 * 7
 
 
 @pytest.mark.parametrize("name", ["segmenter", "vision_evaluator", "generator", "evaluator_stage1", "evaluator_stage2"])
 def test_a_run_killed_after_two_steps_ends_where_an_uninterrupted_one_does(work, tokenizer, tmp_path, name):
     tokenizer.save_pretrained(tmp_path / "runs/mini/tokenizer")
-    for earlier in {"segmenter", "vision_generator", "vision_evaluator", "evaluator_stage1", "scoring"} - {name}:
+    earlier_ones = {"segmenter", "vision_generator", "generator", "vision_evaluator", "evaluator_stage1", "scoring"}
+    for earlier in earlier_ones - {name}:
         os.symlink(work / earlier, tmp_path / "runs/mini" / earlier)
     checkpoints = tmp_path / f"runs/mini/{name}/checkpoints"
     exported = []
@@ -219,3 +220,7 @@ def test_the_stages_are_trained_as_mini_runs():
         assert data["template"] == judge["template"]
         assert (data["image_side"], data["mask_side"]) == (judge["image_side"], judge["mask_side"])
         assert data["image_side"] == seen["data"]["tower"]["side"]
+    assert stage["model"]["segmenter"] == canvas["model"]["export"]
+    first = read("evaluator_stage1.yaml")["model"]
+    assert (first["weights"], first["language"]) == (seen["model"]["export"], stage["model"]["export"])
+    assert seen["model"]["teacher"] == stage["model"]["weights"] == tower["model"]["export"]

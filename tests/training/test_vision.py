@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rea2seg.evaluators.internvl import image_pixels, mask_pixels
+from rea2seg.evaluators.internvl import image_pixels
 from rea2seg.generator.llava import clip_pixels, image_features
 from rea2seg.structures import CellMap
 from rea2seg.synth.render import look, render
@@ -14,7 +14,7 @@ from rea2seg.synth.worlds import Thing, World
 from tests.training.conftest import CLIP, LANGUAGE, VIT, roughen
 from training.mini import small_internvl, small_llava
 from training.scenes import codes_of
-from training.vision import NAMES, TokenBatch, coverage, draw_batch, labels_of, middles, token_cells
+from training.vision import NAMES, TokenBatch, as_clip, draw_batch, labels_of, middles, token_cells
 
 GRID = 4
 WORLD = World(
@@ -102,15 +102,10 @@ def test_the_middle_of_an_object_is_its_cell_nearest_to_the_centre():
     assert middles(owner, centre).tolist() == [[0, 0, 0], [0, 0, 1], [1, 0, 0]]
 
 
-def test_coverage_is_the_white_share_of_each_square():
-    mask = torch.zeros(2, 32, 32, dtype=torch.bool)
-    mask[0, :4, 16:20] = True  # Half of the first two squares a token has 4 x 4 of, in the second token of two by two.
-    mask[1, 16:, :16] = True
-    found = coverage(mask_pixels(mask, 32), 2)
-    assert found.shape == (2, 4, 16)
-    assert found[0, 1].tolist() == [1.0] + [0.0] * 15
-    assert found[1].tolist() == [[0.0] * 16, [0.0] * 16, [1.0] * 16, [0.0] * 16]
-    assert coverage(torch.zeros(0, 3, 32, 32), 2).shape == (0, 4, 16)
+def test_the_teacher_sees_the_pixels_as_its_own_tower_does():
+    image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    shown = as_clip(image_pixels(image, 64)[None])[0]
+    assert_close(shown, clip_pixels(image, 64, "pad"), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("tower", "padded", "masks"), [(CLIP, True, 0), (VIT, False, 2)])
