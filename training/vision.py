@@ -24,6 +24,7 @@ from torch.nn import functional
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from rea2seg.evaluators.internvl import image_pixels
+from rea2seg.evaluators.weights import load_internvl
 from rea2seg.generator.llava import clip_pixels, load
 from rea2seg.generator.llava import image_features as llava_features
 from rea2seg.synth.render import look
@@ -36,15 +37,22 @@ from training.regions import FINE, coverage, shown_masks
 from training.scenes import PARTS, code_lattice, codes_of, sample_scene, to_tensor
 from training.stage import Stage, run
 
+BINS = 16
 NAMES = {
     "kind": len(KINDS),
     "colour": len(COLOURS),
     "size": len(SIZES),
     "texture": len(TEXTURES),
+    "column": BINS,
+    "row": BINS,
     "part": 2,
     "middle": 1,
 }
-"""What the heads name, and how many answers each has besides 0 = background; one token of each object is its middle."""
+"""What the heads name, and how many answers each has besides 0 = background.
+
+One token of each object is its middle. Column and row of its centre are named besides being measured, because what has
+to be told apart by name takes up room in a token: with measures alone, the language model hardly saw the places.
+"""
 
 
 def labels_of(world: World, cells: UInt8[np.ndarray, "grid grid fine"], padded: bool) -> dict[str, np.ndarray]:
@@ -66,7 +74,9 @@ def labels_of(world: World, cells: UInt8[np.ndarray, "grid grid fine"], padded: 
     looked_up = np.array(rows)[code // PARTS]
     names = dict(zip(NAMES, np.moveaxis(looked_up[..., :4].astype(int), -1, 0), strict=False))
     place = looked_up[..., 4:].astype(np.float32)
-    return {**names, "part": code % PARTS, "middle": middles(code // PARTS, place[..., :2]), "place": place}
+    bins = np.where(code > 0, (place[..., :2] * BINS).astype(int).clip(0, BINS - 1).transpose(2, 0, 1) + 1, 0)
+    names |= {"column": bins[0], "row": bins[1], "part": code % PARTS}
+    return {**names, "middle": middles(code // PARTS, place[..., :2]), "place": place}
 
 
 def middles(
@@ -159,8 +169,8 @@ class LabelledScenes(Stream):
 class VisionStage(Stage):
     """Wires a tower to its heads. `family` says which model is built and exported, its language part untrained.
 
-    `prompt_width` belongs to the generator's connector, `downsample` to the evaluator's pixel shuffle; `teacher` is the
-    folder of a generator whose projected tokens are imitated.
+    `prompt_width` belongs to the generator's connector, `downsample` to the evaluator's pixel shuffle. `start` is a
+    folder with weights of the same shape to go on from, `teacher` a generator whose projected tokens are imitated.
     """
 
     LOSS: ClassVar[Mapping[str, float]] = {**dict.fromkeys(NAMES, 1.0), "place": 5.0, "cover": 2.0, "match": 3.0}
@@ -174,6 +184,7 @@ class VisionStage(Stage):
         export: str,
         prompt_width: int = 128,
         downsample: float = 0.5,
+        start: str | None = None,
         teacher: str | None = None,
         lr: float = 1e-3,
         warmup: int = 200,
@@ -185,11 +196,12 @@ class VisionStage(Stage):
         words = load_tokenizer(tokenizer)
         self.features: Callable[[Tensor], Tensor]
         if family == "generator":
-            parts = small_llava(tower, language, words, prompt_width)
+            parts = load(Path(start)) if start else small_llava(tower, language, words, prompt_width)
             self.model, self.features = parts.mllm, partial(llava_features, parts.mllm)
             self.save: Callable[[Path], None] = parts.save
         else:
-            self.model = small_internvl(tower, language, words, downsample)
+            fresh = partial(small_internvl, tower, language, words, downsample)
+            self.model = load_internvl(Path(start), None, "float32").model if start else fresh()
             self.features = lambda pixels: self.model.get_image_features(pixel_values=pixels).pooler_output
             self.save = partial(save_internvl, self.model, words)
         self.teacher = load(Path(teacher)).mllm.requires_grad_(False) if teacher else None

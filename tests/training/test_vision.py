@@ -82,6 +82,8 @@ def test_labels_name_what_fills_a_cell_and_place_its_object(padded):
         "part": 1,
     }
     assert_close(labels["place"][row, col], np.array([ball.x, ball.y * scale + down, ball.radius], np.float32))
+    assert labels["column"][row, col] == 1 + int(16 * ball.x)
+    assert labels["row"][row, col] == 1 + int(16 * (ball.y * scale + down))
     row, col = int(12 * (cup.y * scale + down)), int(12 * cup.x)
     assert {name: int(labels[name][row, col]) for name in ("size", "texture", "part")} == {
         "size": 3,
