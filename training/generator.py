@@ -4,10 +4,11 @@
 
 The vision tower, SAM's image encoder and SAM's own decoder are frozen; the language model, the connector and (as in
 LISA; the paper freezes it) a mask decoder for the raw token are trained. Departures, mini only, because nothing here
-comes trained: the language model learns from scratch instead of through LoRA; three losses point it at the target, a
-contrastive one between the `[SEG]` predictor's state and the image tokens, one on its attention, and one that asks the
-prompt token to be what SAM makes of points on the target, which its decoder already understands; masks enter after
-`masks_from` steps; the three multi-mask outputs learn the best of three.
+comes trained: the language model learns from scratch instead of through LoRA; four losses point it at the target, a
+contrastive one between the `[SEG]` predictor's state and the image tokens, one on its attention, one on the attention
+of the words for what a question compares with, and one that asks the prompt token to be what SAM makes of points on the
+target, which its decoder already understands; masks enter after `masks_from` steps; the three multi-mask outputs learn
+the best of three.
 """
 
 from collections.abc import Mapping
@@ -79,7 +80,8 @@ def misplaced(tokens: Float[Tensor, "n c"], points: Float[Tensor, "n c"]) -> Flo
 class GeneratorStage(Stage):
     """Wires LISA to a frozen SAM. `weights` and `segmenter` are folders of the stages before.
 
-    Masks are decoded from step `masks_from` on, for the first `masked` questions of each picture.
+    Masks are decoded from step `masks_from` on, for the first `masked` questions of each picture. `layers` are those
+    whose attention the searches read, `mention_layers` those before them that look up what a question compares with.
     """
 
     LOSS: ClassVar[Mapping[str, float]] = {
@@ -89,9 +91,10 @@ class GeneratorStage(Stage):
         "quality": 0.5,
         "pointing": 0.5,
         "attention": 0.5,
+        "mention": 0.25,
         "place": 0.5,
     }
-    """LISA's three, then SAM's quality head, then the three of mini."""
+    """LISA's three, then SAM's quality head, then the four of mini."""
 
     def __init__(
         self,
@@ -99,6 +102,7 @@ class GeneratorStage(Stage):
         segmenter: str,
         export: str,
         layers: tuple[int, int] = (3, 4),
+        mention_layers: tuple[int, int] = (1, 2),
         masks_from: int = 0,
         masked: int = 2,
         lr: float = 1e-3,
@@ -119,20 +123,24 @@ class GeneratorStage(Stage):
 
     def read(
         self, batch: QuestionBatch
-    ) -> tuple[Float[Tensor, "b length d"], Int[Tensor, "b q"], Float[Tensor, "b q tokens"]]:
-        """Hidden states, where the `[SEG]` predictors are, and what they attend to among the image tokens."""
+    ) -> tuple[
+        Float[Tensor, "b length d"], Int[Tensor, "b q"], Float[Tensor, "b q tokens"], Float[Tensor, "b q tokens"]
+    ]:
+        """Hidden states, where the `[SEG]` predictors are, and what these and the mentions attend to in the image."""
         packed, features = batch.packed, image_features(self.mllm, batch.pixels)
         predictors = torch.nonzero(packed.ids == self.seg)[:, 1].view(len(packed.ids), -1) - 1
-        layers = range(self.hparams["layers"][0], self.hparams["layers"][1] + 1)
-        with probe(layers, predictors) as found:
+        spans = [range(first, last + 1) for first, last in (self.hparams["layers"], self.hparams["mention_layers"])]
+        with probe({*spans[0], *spans[1]}, torch.cat([predictors, batch.mentions], dim=1)) as found:
             embedded = embed(self.mllm, packed.ids, features)
             hidden = last_hidden(self.mllm, embedded, packed.mask(), packed.positions)
-        attention = torch.stack([found.layers[layer].mean(2) for layer in layers]).mean(0)
-        return hidden, predictors, attention[..., image_columns(packed.ids)]
+        image = image_columns(packed.ids)
+        seen = [torch.stack([found.layers[layer].mean(2) for layer in span]).mean(0)[..., image] for span in spans]
+        count = predictors.shape[1]
+        return hidden, predictors, seen[0][:, :count], seen[1][:, count:]
 
     def losses(self, batch: QuestionBatch) -> dict[str, Tensor]:
         """The parts of the loss, and for the log how often the likeliest token lies inside the target."""
-        hidden, predictors, attention = self.read(batch)
+        hidden, predictors, attention, mentioned = self.read(batch)
         ids, inside, attention = batch.packed.ids, batch.inside.flatten(0, 1), attention.flatten(0, 1)
         replies = torch.cat([predictors, predictors + 1], dim=1)
         said = hidden.gather(1, replies[..., None].expand(-1, -1, hidden.shape[-1]))
@@ -143,6 +151,7 @@ class GeneratorStage(Stage):
             "ce": answer_loss(logits.flatten(0, 1).float(), labels.flatten()),
             "pointing": pointing(state.float(), tokens.float(), inside),
             "attention": mass_inside(attention, inside),
+            "mention": mass_inside(mentioned.flatten(0, 1), batch.named.flatten(0, 1)),
             "place": misplaced(self.connector(state), points_on(self.sam.prompt_encoder, batch.targets).flatten(0, 1)),
             "accuracy/attention": inside.gather(1, attention.argmax(1, keepdim=True)).float().mean(),
         }

@@ -1,6 +1,7 @@
 """Batches of questions for the generator: pictures, packed questions, and the truth as tokens and as codes."""
 
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -10,8 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from rea2seg.generator.llava import clip_pixels
 from rea2seg.generator.tokens import IMAGE, Conversation, expand
+from rea2seg.synth.programs import Anchor
 from rea2seg.synth.queries import Question, part_id, questions
 from rea2seg.synth.render import Rendering
+from rea2seg.text import encode_untrusted
 from training.batches import Movable
 from training.packing import Packed, pack
 from training.point_prompts import on_canvas
@@ -25,15 +28,29 @@ def target_codes(question: Question) -> Bool[np.ndarray, " codes"]:
     return code_set(question.target, None if question.part is None else part_id(question.part))
 
 
+def mention(question: Question) -> tuple[str, tuple[int, ...]]:
+    """A question up to the words for the thing that it compares with, and that thing; nothing where there is none."""
+    anchor: Anchor | None = getattr(question.program, "anchor", None)
+    if anchor is None:
+        return "", ()
+    return question.text[: question.text.rindex(anchor.name) + len(anchor.name)], (anchor.index,)
+
+
 @dataclass(frozen=True, eq=False)
 class QuestionBatch(Movable):
-    """q packed questions about each of b pictures."""
+    """q packed questions about each of b pictures.
+
+    `inside` are the image tokens inside the target, `named` those inside the thing that a question compares with, whose
+    last word is at `mentions` of the packed sequence (without such a thing: no token, and the question's first word).
+    """
 
     pixels: Float[Tensor, "b 3 side side"]
     canvas: UInt8[Tensor, "b 3 canvas canvas"]
     resized: Int[Tensor, "b 2"]
     packed: Packed
     inside: Bool[Tensor, "b q tokens"]
+    named: Bool[Tensor, "b q tokens"]
+    mentions: Int[Tensor, "b q"]
     targets: Targets
 
     def __len__(self) -> int:
@@ -81,12 +98,22 @@ class QuestionDrawer:
         targets = Targets(stacked.pop("lattice"), stacked.pop("shift"), stacked.pop("table"))
         blocks = [[self.block_ids(question.text) for question in asked] for _, asked in drawn]
         packed = pack(self.prefix, blocks, self.tokenizer.pad_token_id)
-        return QuestionBatch(packed=packed, targets=targets, **stacked)
+        mentions = torch.tensor([self.mentions(row, asked) for row, (_, asked) in zip(blocks, drawn, strict=True)])
+        return QuestionBatch(packed=packed, targets=targets, mentions=mentions, **stacked)
+
+    def mentions(self, blocks: list[list[int]], asked: list[Question]) -> list[int]:
+        """Where in a packed sequence the mention of each question ends."""
+        starts = accumulate([len(block) for block in blocks[:-1]], initial=len(self.prefix))
+        words = [len(encode_untrusted(self.tokenizer, mention(question)[0])) for question in asked]
+        return [start + max(count - 1, 0) for start, count in zip(starts, words, strict=True)]
 
     def row(self, rng: np.random.Generator, rendering: Rendering, asked: list[Question]) -> dict[str, object]:
         """The pictures and the truth of one scene."""
         codes, sets = codes_of(rendering), [target_codes(question) for question in asked]
+        names = [code_set(mention(question)[1]) for question in asked]
         cells = token_cells(codes, self.grid, padded=True)
+        share = torch.from_numpy(np.stack([chosen[cells].mean(-1) for chosen in (*sets, *names)])).flatten(1)
+        inside, named = tokens_inside(share).split(len(asked))
         canvas, resized, _ = on_canvas(rendering, self.canvas)
         shift = rng.uniform(-0.5, 0.5, 2).astype(np.float32)
         span = (resized[0] * self.cells / self.canvas, resized[1] * self.cells / self.canvas)
@@ -94,7 +121,8 @@ class QuestionDrawer:
             "pixels": clip_pixels(to_tensor(rendering.image), self.side, "pad"),
             "canvas": canvas,
             "resized": np.array(resized),
-            "inside": tokens_inside(torch.from_numpy(np.stack([target[cells].mean(-1) for target in sets])).flatten(1)),
+            "inside": inside,
+            "named": named,
             "lattice": code_lattice(codes, self.cells, shift, span),
             "shift": shift,
             "table": np.stack(sets)[:, None],

@@ -14,7 +14,7 @@ from rea2seg.text import clean_question
 from tests.training.conftest import CLIP, CONVERSATION, LANGUAGE, SAM, roughen
 from training.generator import GeneratorStage, misplaced, points_on
 from training.mini import small_llava
-from training.questions import QuestionDrawer, draw_questions, image_columns, target_codes
+from training.questions import QuestionDrawer, draw_questions, image_columns, mention, target_codes
 from training.scenes import CODES, Targets, code_lattice, codes_of, sample_scene, to_tensor
 
 COUNT, GRID = 3, CLIP.side // CLIP.patch
@@ -46,7 +46,7 @@ def stage(tokenizer, tmp_path_factory):
     roughen(parts.connector, 1)
     parts.save(folder / "vision")
     save_sam(roughen(build_sam(SAM), 2), SAM, folder / "segmenter")
-    stage = GeneratorStage(str(folder / "vision"), str(folder / "segmenter"), str(folder / "export"), layers=(0, 1))
+    stage = GeneratorStage(str(folder / "vision"), str(folder / "segmenter"), str(folder / "export"), (0, 1), (0, 0))
     roughen(stage.decoder, 3)
     return stage
 
@@ -68,7 +68,7 @@ def test_every_block_completes_the_prefix_to_the_ids_of_inference(drawn, batch, 
 
 
 def test_predictors_and_image_columns_are_those_of_the_token_layout(batch, stage, drawn, lisa):
-    _, predictors, _ = stage.read(batch)
+    _, predictors, *_ = stage.read(batch)
     for row, (_, asked) in enumerate(drawn):
         for block, question in enumerate(asked):
             ids = expand(lisa._teach(question.text), GRID**2)
@@ -82,7 +82,7 @@ def test_predictors_and_image_columns_are_those_of_the_token_layout(batch, stage
 
 @torch.no_grad()
 def test_a_packed_batch_reads_the_states_and_rows_that_lisa_reads(batch, stage, drawn, lisa):
-    hidden, predictors, attention = stage.read(batch)
+    hidden, predictors, attention, _ = stage.read(batch)
     assert attention.std(-1).mean() > 0.003  # Sharp enough that a shifted row or column would show.
     for row, (rendering, asked) in enumerate(drawn):
         image = to_tensor(rendering.image)
@@ -97,7 +97,7 @@ def test_a_packed_batch_reads_the_states_and_rows_that_lisa_reads(batch, stage, 
 def test_the_masks_of_training_are_those_that_the_segmenter_decodes(batch, stage, drawn, lisa):
     """With the library's own masks in place of the truth, the single mask of training is right nearly everywhere."""
     sam, cells = Sam.wrap(stage.sam, stage.decoder), 64
-    hidden, predictors, _ = stage.read(batch)
+    hidden, predictors, *_ = stage.read(batch)
     truth = torch.zeros(len(drawn), COUNT, 1, cells, cells, dtype=torch.bool)
     for row, (rendering, asked) in enumerate(drawn):
         image = to_tensor(rendering.image)
@@ -130,6 +130,30 @@ def test_inside_are_the_tokens_whose_pixels_show_the_target(tokenizer, drawn):
             covered = np.array([truth[top:bottom, left:right].sum() for left, top, right, bottom in boxes])
             assert covered[inside].min() > 0.35 * covered.max()
             assert covered[~inside].max() < 0.65 * covered.max()
+
+
+def test_mentions_are_the_last_words_for_what_is_compared_with(tokenizer, drawer):
+    seen = 0
+    for seed in range(4):
+        batch = drawer.batch(np.random.default_rng(seed), 2, "train")
+        rng = np.random.default_rng(seed)
+        rendering, asked = draw_questions(rng, COUNT, "train")
+        for block, question in enumerate(asked):
+            at, row = int(batch.mentions[0, block]), batch.packed.owner[0]
+            own = torch.nonzero(row == block)[:, 0]
+            said = tokenizer.decode(batch.packed.ids[0, own[0] : at + 1])
+            anchor = getattr(question.program, "anchor", None)
+            assert own[0] <= at <= own[-1]
+            assert bool(batch.named[0, block].any()) == (anchor is not None)
+            if anchor is not None:
+                assert said == mention(question)[0]
+                assert said.endswith(anchor.name)
+                shown = rendering.instance_ids == anchor.index + 1
+                boxes = CellMap.padded(shown.shape, GRID).boxes().round().int().clamp(min=0).tolist()
+                covered = np.array([shown[top:bottom, left:right].sum() for left, top, right, bottom in boxes])
+                assert covered[batch.named[0, block]].min() > 0.35 * covered.max()
+                seen += 1
+    assert seen >= 3
 
 
 def test_the_points_on_a_target_are_sams_own_points(stage):
