@@ -22,9 +22,7 @@ from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import LlamaModel, Qwen2Model
 
-from rea2seg.errors import ConfigError
 from rea2seg.evaluators.prompts import EvaluatorTemplate
 from rea2seg.evaluators.weights import load_internvl
 from rea2seg.generator.llava import load
@@ -34,6 +32,7 @@ from training.losses import answer_loss, pointing
 from training.mini import load_tokenizer, save_internvl
 from training.regions import FINE
 from training.stage import Stage, run
+from training.take_over import take_over_language
 
 LANGUAGE_LAYERS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 
@@ -61,20 +60,6 @@ class Judgements(Stream):
         drawer = JudgementDrawer(words, template, (image_side, mask_side), tokens, tasks, counts, source)
         train, val = (partial(drawer.batch, scenes=scenes, split=split) for split in ("train", "val"))
         super().__init__(train, val, seed, workers, val_batches)
-
-
-@torch.no_grad()
-def take_over(to: Qwen2Model, of: LlamaModel) -> None:
-    """Make a Qwen2 compute what a smaller Llama computes: zero biases, and further layers that add nothing at first."""
-    misfits = to.load_state_dict(of.state_dict(), strict=False)
-    if misfits.unexpected_keys or len(to.layers) < len(of.layers):
-        raise ConfigError("the generator's language model does not fit into the evaluator's")
-    for number, layer in enumerate(to.layers):
-        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
-            projection.bias.zero_()
-        if number >= len(of.layers):
-            layer.self_attn.o_proj.weight.zero_()
-            layer.mlp.down_proj.weight.zero_()
 
 
 class EvaluatorStage(Stage):
@@ -105,7 +90,7 @@ class EvaluatorStage(Stage):
             )
         self.base = self.model.get_base_model() if rank else self.model
         if language is not None:
-            take_over(self.base.model.language_model, load(Path(language)).mllm.get_decoder())
+            take_over_language(self.base.model.language_model, load(Path(language)).mllm.get_decoder())
         self.overlap = None if rank else nn.Linear(self.base.config.text_config.hidden_size, 2 * FINE * FINE)
         for frozen in (self.base.model.vision_tower, self.base.model.multi_modal_projector):
             frozen.requires_grad_(False)

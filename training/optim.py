@@ -1,11 +1,19 @@
-"""The one optimiser of all stages: AdamW, linear warm-up, constant rate, linear decay to zero at the end."""
+"""The one optimiser of all stages: SOAP, linear warm-up, constant rate, linear decay to zero at the end.
+
+SOAP (Vyas et al. 2024) is Adam in the eigenbasis of Shampoo's preconditioner. Beside AdamW on the generator, from the
+same weights and on the same batches, it needed two thirds of the steps, which took a tenth more time.
+"""
 
 from collections.abc import Iterable
 from typing import Any
 
+from pytorch_optimizer import SOAP
 from torch.nn import Parameter
-from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
+
+LARGEST_PRECONDITIONER = 256
+"""Longer sides of a matrix, the inner ones of the MLPs and vocabularies, keep their own basis, as in Adam: their
+eigenvectors would cost more than they bring."""
 
 
 def warmup_hold_decay(step: int, total: int, warmup: int, decay: float) -> float:
@@ -18,11 +26,13 @@ def warmup_hold_decay(step: int, total: int, warmup: int, decay: float) -> float
     return max(min(rising, falling), 0.0)
 
 
-def adamw(
+def soap(
     parameters: Iterable[Parameter], lr: float, total: int, warmup: int, decay: float, weight_decay: float
 ) -> dict[str, Any]:
     """What `LightningModule.configure_optimizers` returns."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    optimizer = AdamW(trained, lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay)
+    optimizer = SOAP(
+        trained, lr, betas=(0.95, 0.95), weight_decay=weight_decay, max_precondition_dim=LARGEST_PRECONDITIONER
+    )
     schedule = LambdaLR(optimizer, lambda step: warmup_hold_decay(step, total, warmup, decay))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -10,14 +10,14 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 from torch import Tensor
 
-from training.optim import adamw
+from training.optim import soap
 
 
 class Stage(LightningModule, ABC):
     """What every stage is: a loss that is a weighted sum of named parts, an optimiser, and weights that are exported.
 
     `LOSS` is the table of weights; other parts that `losses` returns are logged only. The hyperparameters of a stage
-    hold `lr`, `warmup`, `decay` and `wd` for `training.optim.adamw`, and `export`, the folder for the weights.
+    hold `lr`, `warmup`, `decay` and `wd` for `training.optim.soap`, and `export`, the folder for the weights.
     """
 
     LOSS: ClassVar[Mapping[str, float]]
@@ -41,7 +41,7 @@ class Stage(LightningModule, ABC):
 
     def configure_optimizers(self) -> dict[str, Any]:
         h, total = self.hparams, int(self.trainer.estimated_stepping_batches)
-        return adamw(self.parameters(), h["lr"], total, h["warmup"], h["decay"], h["wd"])
+        return soap(self.parameters(), h["lr"], total, h["warmup"], h["decay"], h["wd"])
 
 
 class ExportAtEnd(Callback):

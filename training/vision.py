@@ -5,9 +5,9 @@
 
 Tower and projector are trained; linear heads on the projected tokens name kind, colour, size, texture and part of what
 fills most of a token's cell, and where that object's centre lies. The evaluator's tower also sees binary masks and
-tells how far each is covered, on a 4 x 4 grid inside every token; and it learns to give the projected tokens of a
-`teacher`, the generator's tower, so that it can speak to a language model that was trained with that one. The heads are
-thrown away.
+tells how far each is covered, on a 4 x 4 grid inside every token; and it starts from a `teacher`, the generator's
+tower, whose projected tokens it imitates, so that it can speak to a language model that was trained with that one. The
+heads are thrown away.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,6 +36,7 @@ from training.point_prompts import draw_goal
 from training.regions import FINE, coverage, shown_masks
 from training.scenes import PARTS, code_lattice, codes_of, sample_scene, to_tensor
 from training.stage import Stage, run
+from training.take_over import take_over_tower
 
 BINS = 16
 NAMES = {
@@ -170,7 +171,7 @@ class VisionStage(Stage):
     """Wires a tower to its heads. `family` says which model is built and exported, its language part untrained.
 
     `prompt_width` belongs to the generator's connector, `downsample` to the evaluator's pixel shuffle. `start` is a
-    folder with weights of the same shape to go on from, `teacher` a generator whose projected tokens are imitated.
+    folder with weights of the same shape to go on from, `teacher` a generator whose tower is taken over and imitated.
     """
 
     LOSS: ClassVar[Mapping[str, float]] = {**dict.fromkeys(NAMES, 1.0), "place": 5.0, "cover": 2.0, "match": 3.0}
@@ -205,6 +206,8 @@ class VisionStage(Stage):
             self.features = lambda pixels: self.model.get_image_features(pixel_values=pixels).pooler_output
             self.save = partial(save_internvl, self.model, words)
         self.teacher = load(Path(teacher)).mllm.requires_grad_(False) if teacher else None
+        if self.teacher is not None and start is None:
+            take_over_tower(self.model, self.teacher)
         self.heads = nn.ModuleDict({name: nn.Linear(language.width, count + 1) for name, count in NAMES.items()})
         self.place, self.cover = nn.Linear(language.width, 3), nn.Linear(language.width, FINE * FINE)
 

@@ -1,21 +1,18 @@
 """Training shows the evaluator exactly what inference shows it, and labels exactly what it is to say."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
-from rea2seg.errors import ConfigError
 from rea2seg.evaluators.internvl import InternVL, image_pixels, mask_pixels
 from rea2seg.evaluators.prompts import SHORT, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import format_scores, reply_ids
 from rea2seg.structures import Candidate, Query
-from tests.training.conftest import CLIP, LANGUAGE, VIT, roughen
-from training.evaluator import EvaluatorStage, take_over
+from tests.training.conftest import LANGUAGE, VIT, roughen
+from training.evaluator import EvaluatorStage
 from training.judgements import IGNORED, WHAT, Asked, FreshScenes, JudgementDrawer, group_sizes
-from training.mini import small_internvl, small_llava
+from training.mini import small_internvl
 from training.regions import coverage, tokens_inside
 
 SIDES, TOKENS = (64, 32), (16, 4)
@@ -262,15 +259,3 @@ def test_the_losses_on_regions_fall_as_the_states_show_them(stage, tokenizer):
         "pointing",
         "overlap",
     }
-
-
-@torch.no_grad()
-def test_a_language_model_goes_on_in_a_larger_one(tokenizer):
-    of = roughen(small_llava(CLIP, LANGUAGE, tokenizer, 32).mllm).get_decoder()
-    to = small_internvl(VIT, replace(LANGUAGE, depth=3), tokenizer, 0.5).model.language_model
-    ids = torch.arange(3, 40)[None]
-    assert not torch.allclose(to(input_ids=ids).last_hidden_state, of(input_ids=ids).last_hidden_state, atol=0.1)
-    take_over(to, of)
-    assert_close(to(input_ids=ids).last_hidden_state, of(input_ids=ids).last_hidden_state)
-    with pytest.raises(ConfigError, match="does not fit"):
-        take_over(small_internvl(VIT, replace(LANGUAGE, depth=1), tokenizer, 0.5).model.language_model, of)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.optim import adamw, warmup_hold_decay
+from training.optim import soap, warmup_hold_decay
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_no_warmup_and_no_decay_is_a_constant_rate():
 def test_only_what_wants_gradients_is_trained():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].requires_grad_(False)
-    made = adamw(model.parameters(), 0.5, total=4, warmup=2, decay=0.5, weight_decay=0.1)
+    made = soap(model.parameters(), 0.5, total=4, warmup=2, decay=0.5, weight_decay=0.1)
     assert [id(p) for group in made["optimizer"].param_groups for p in group["params"]] == [
         id(p) for p in model[1].parameters()
     ]

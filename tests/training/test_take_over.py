@@ -1,0 +1,51 @@
+"""What the evaluator of mini starts from: the generator's parts, computing what they computed there."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from rea2seg.errors import ConfigError
+from rea2seg.generator.llava import image_features
+from tests.training.conftest import CLIP, LANGUAGE, VIT, roughen
+from training.mini import small_internvl, small_llava
+from training.take_over import take_over_language, take_over_tower
+
+
+@torch.no_grad()
+def test_a_language_model_goes_on_in_a_larger_one(tokenizer):
+    of = roughen(small_llava(CLIP, LANGUAGE, tokenizer, 32).mllm).get_decoder()
+    to = small_internvl(VIT, replace(LANGUAGE, depth=3), tokenizer, 0.5).model.language_model
+    ids = torch.arange(3, 40)[None]
+    assert not torch.allclose(to(input_ids=ids).last_hidden_state, of(input_ids=ids).last_hidden_state, atol=0.1)
+    take_over_language(to, of)
+    assert_close(to(input_ids=ids).last_hidden_state, of(input_ids=ids).last_hidden_state)
+    with pytest.raises(ConfigError, match="does not fit"):
+        take_over_language(small_internvl(VIT, replace(LANGUAGE, depth=1), tokenizer, 0.5).model.language_model, of)
+
+
+@torch.no_grad()
+def test_the_layers_of_a_tower_compute_what_they_did(tokenizer):
+    of, to = roughen(small_llava(CLIP, LANGUAGE, tokenizer, 32).mllm), small_internvl(CLIP, LANGUAGE, tokenizer, 1.0)
+    take_over_tower(to, of)
+    source, target = of.model.vision_tower, to.model.vision_tower
+    for layer in target.encoder.layer:
+        layer.mlp.activation_fn = source.encoder.layers[0].mlp.activation_fn
+    tokens = torch.randn(2, 1 + (CLIP.side // CLIP.patch) ** 2, CLIP.width)
+    wanted = source.encoder(inputs_embeds=tokens).last_hidden_state
+    assert_close(target.encoder(tokens).last_hidden_state, wanted, atol=1e-3, rtol=0)  # Their norms' epsilons differ.
+
+
+@torch.no_grad()
+def test_a_tower_starts_near_its_teacher(tokenizer):
+    of, to = roughen(small_llava(CLIP, LANGUAGE, tokenizer, 32).mllm), small_internvl(CLIP, LANGUAGE, tokenizer, 1.0)
+    pixels = torch.randn(2, 3, CLIP.side, CLIP.side)
+    wanted = image_features(of, pixels)
+
+    def error():
+        return (to.get_image_features(pixel_values=pixels).pooler_output - wanted).square().mean() / wanted.var()
+
+    before = error()
+    take_over_tower(to, of)
+    assert error() < 0.9 * before

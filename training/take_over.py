@@ -1,0 +1,58 @@
+"""The evaluator of mini goes on where the generator stands: its parts start from those of the generator (mini only)."""
+
+import torch
+from transformers import InternVLForConditionalGeneration, LlamaModel, LlavaForConditionalGeneration, Qwen2Model
+
+from rea2seg.errors import ConfigError
+
+TOWER_NAMES = {
+    "embeddings.patch_embedding.": "embeddings.patch_embeddings.projection.",
+    "encoder.layers.": "encoder.layer.",
+    ".self_attn.out_proj.": ".attention.projection_layer.",
+    ".self_attn.": ".attention.",
+    ".layer_norm1.": ".layernorm_before.",
+    ".layer_norm2.": ".layernorm_after.",
+}
+"""Parts of names in CLIP's tower, and what InternVL's tower calls them."""
+
+
+@torch.no_grad()
+def take_over_language(to: Qwen2Model, of: LlamaModel) -> None:
+    """Make a Qwen2 compute what a smaller Llama computes: zero biases, and further layers that add nothing at first."""
+    misfits = to.load_state_dict(of.state_dict(), strict=False)
+    if misfits.unexpected_keys or len(to.layers) < len(of.layers):
+        raise ConfigError("the generator's language model does not fit into the evaluator's")
+    for number, layer in enumerate(to.layers):
+        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+            projection.bias.zero_()
+        if number >= len(of.layers):
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+
+
+@torch.no_grad()
+def take_over_tower(to: InternVLForConditionalGeneration, of: LlavaForConditionalGeneration) -> None:
+    """Start InternVL's tower and projector from LLaVA's of the same size.
+
+    Not the same function: CLIP normalises before its first layer, InternVL after its last one, which is made up for by
+    the spread of the tokens of a plain picture. Imitation mends the rest.
+    """
+    source, target = of.model.vision_tower, to.model.vision_tower
+    side = of.config.vision_config.image_size
+    spread = source(torch.zeros(1, 3, side, side)).last_hidden_state.std(-1).mean()
+    state = target.state_dict()
+    for name, value in source.state_dict().items():
+        for theirs, ours in TOWER_NAMES.items():
+            name = name.replace(theirs, ours)
+        if name in state:
+            state[name].copy_(value)
+    gain = source.pre_layrnorm.weight
+    target.embeddings.cls_token.copy_(gain * source.embeddings.class_embedding)
+    target.embeddings.position_embeddings.copy_(gain * source.embeddings.position_embedding.weight)
+    target.embeddings.patch_embeddings.projection.weight.mul_(gain[:, None, None, None])
+    target.embeddings.patch_embeddings.projection.bias.copy_(source.pre_layrnorm.bias)
+    for layer in target.encoder.layer:
+        layer.lambda_1.fill_(1.0)
+        layer.lambda_2.fill_(1.0)
+    to.model.multi_modal_projector.load_state_dict(of.model.multi_modal_projector.state_dict(), strict=False)
+    to.model.multi_modal_projector.layer_norm.weight.fill_(spread)
