@@ -11,7 +11,7 @@ target, which its decoder already understands; masks enter after `masks_from` st
 the best of three.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -27,6 +27,7 @@ from rea2seg.generator.llava import embed, image_features, last_hidden, load
 from rea2seg.generator.tokens import SEG, Conversation, control_id
 from rea2seg.segmenters.sam import SamConfig, build_decoder, decode_prompts, load_sam
 from rea2seg.structures import Prompt
+from rea2seg.synth.queries import CATEGORIES
 from training.batches import Stream
 from training.losses import answer_loss, at_lattice, lattice_iou, mask_bce, mask_dice, mass_inside, pointing
 from training.mini import load_tokenizer
@@ -49,12 +50,14 @@ class Questions(Stream):
         canvas: int = 192,
         cells: int = 64,
         count: int = 6,
+        categories: Sequence[str] = CATEGORIES,
         scenes: int = 12,
         seed: int = 0,
         workers: int = 1,
         val_batches: int = 12,
     ) -> None:
-        drawer = QuestionDrawer(load_tokenizer(tokenizer), conversation, answer, side, grid, canvas, cells, count)
+        words = load_tokenizer(tokenizer)
+        drawer = QuestionDrawer(words, conversation, answer, side, grid, canvas, cells, count, tuple(categories))
         train, val = (partial(drawer.batch, scenes=scenes, split=split) for split in ("train", "val"))
         super().__init__(train, val, seed, workers, val_batches)
 

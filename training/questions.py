@@ -1,5 +1,6 @@
 """Batches of questions for the generator: pictures, packed questions, and the truth as tokens and as codes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from rea2seg.generator.llava import clip_pixels
 from rea2seg.generator.tokens import IMAGE, Conversation, expand
 from rea2seg.synth.programs import Anchor
-from rea2seg.synth.queries import Question, part_id, questions
+from rea2seg.synth.queries import CATEGORIES, Question, part_id, questions
 from rea2seg.synth.render import Rendering
 from rea2seg.text import encode_untrusted
 from training.batches import Movable
@@ -57,11 +58,13 @@ class QuestionBatch(Movable):
         return len(self.pixels)
 
 
-def draw_questions(rng: np.random.Generator, count: int, split: str) -> tuple[Rendering, list[Question]]:
+def draw_questions(
+    rng: np.random.Generator, count: int, categories: Sequence[str], split: str
+) -> tuple[Rendering, list[Question]]:
     """A scene with exactly `count` questions; worlds that offer fewer are passed over."""
     while True:
         world, rendering = sample_scene(rng, split)
-        asked = questions(rng, world, rendering, count)
+        asked = questions(rng, world, rendering, count, categories)
         if len(asked) == count:
             return rendering, asked
 
@@ -79,9 +82,11 @@ class QuestionDrawer:
         canvas: int,
         cells: int,
         count: int,
+        categories: Sequence[str] = CATEGORIES,
     ) -> None:
         self.tokenizer, self.conversation, self.answer = tokenizer, conversation, answer
-        self.side, self.grid, self.canvas, self.cells, self.count = side, grid, canvas, cells, count
+        self.side, self.grid, self.canvas, self.cells = side, grid, canvas, cells
+        self.count, self.categories = count, categories
         head = replace(conversation, prompt=conversation.prompt.split("{question}")[0], reply="")
         self.prefix = expand(head.prompt_ids(tokenizer, ""), grid * grid)
 
@@ -92,7 +97,7 @@ class QuestionDrawer:
 
     def batch(self, rng: np.random.Generator, scenes: int, split: str) -> QuestionBatch:
         """A batch of fresh scenes."""
-        drawn = [draw_questions(rng, self.count, split) for _ in range(scenes)]
+        drawn = [draw_questions(rng, self.count, self.categories, split) for _ in range(scenes)]
         rows = [self.row(rng, rendering, asked) for rendering, asked in drawn]
         stacked = {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]}
         targets = Targets(stacked.pop("lattice"), stacked.pop("shift"), stacked.pop("table"))

@@ -161,8 +161,11 @@ def questions(
     count: int,
     categories: Sequence[str] = CATEGORIES,
 ) -> list[Question]:
-    """Up to `count` different questions about one picture, spread over components and granularities."""
-    entries = [entry for entry in COMPONENTS if entry[0] in categories]
+    """Up to `count` different questions about one picture, spread over components and granularities.
+
+    A category that is named twice is asked for twice as often.
+    """
+    entries = [entry for entry in COMPONENTS for _ in range(categories.count(entry[0]))]
     seen = look(world, rendering)
     found: dict[str, Question] = {}
     for _ in range(4 * count):

@@ -147,3 +147,14 @@ def test_things_are_described_with_their_place() -> None:
     thing = world.things[0]
     texture = "" if thing.texture == "plain" else f"{thing.texture} "
     assert describe(world, thing) == f"{thing.colour} {texture}{thing.kind} at {cell(world, thing)}"
+
+
+def share_of_attribute(categories: tuple[str, ...]) -> float:
+    rng = np.random.default_rng(0)
+    found = [questions(rng, world, rendering, 6, categories) for world, rendering, _ in asked()[::8]]
+    return float(np.mean([question.category == "attribute" for some in found for question in some]))
+
+
+def test_a_category_that_is_named_often_is_asked_for_often() -> None:
+    assert share_of_attribute(("attribute", "spatial")) < 0.4  # 1 of 4 entries.
+    assert share_of_attribute(("attribute",) * 9 + ("spatial",)) > 0.6  # 9 of 12 entries.

@@ -8,7 +8,7 @@ from unittest import mock
 
 import yaml
 
-from tests.training.conftest import CLIP, LANGUAGE, SAM, VIT
+from tests.training.conftest import CLIP, LANGUAGE, SAM
 from training import evaluator, generator, segmenter, vision
 from training.stage import run
 
@@ -33,12 +33,11 @@ TINY: dict[str, tuple[Callable[[], None], dict[str, Any]]] = {
     "vision_evaluator": (
         lambda: run(vision.VisionStage, vision.LabelledScenes),
         {
-            "model.tower": vars(VIT),
+            "model.tower": vars(CLIP),
             "model.language": FIVE_LAYERS,
-            "data.tower": vars(VIT),
+            "data.tower": vars(CLIP),
             "data.grid": 4,
             "data.mask_side": 32,
-            "model.downsample": 0.5,
             "data.masks": 1,
         },
     ),

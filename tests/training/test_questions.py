@@ -9,7 +9,7 @@ from rea2seg.generator.lisa import Lisa
 from rea2seg.generator.tokens import SEG, TokenLayout, control_id, expand
 from rea2seg.segmenters.sam import Sam, build_sam, save_sam
 from rea2seg.structures import CellMap, Prompt, Query
-from rea2seg.synth.queries import questions
+from rea2seg.synth.queries import CATEGORIES, questions
 from rea2seg.text import clean_question
 from tests.training.conftest import CLIP, CONVERSATION, LANGUAGE, SAM, roughen
 from training.generator import GeneratorStage, misplaced, points_on
@@ -29,7 +29,7 @@ def drawer(tokenizer):
 def drawn():
     """Two scenes with their questions, as `QuestionDrawer.batch` draws them with the same generator."""
     rng = np.random.default_rng(5)
-    return [draw_questions(rng, COUNT, "train") for _ in range(2)]
+    return [draw_questions(rng, COUNT, CATEGORIES, "train") for _ in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_mentions_are_the_last_words_for_what_is_compared_with(tokenizer, drawer
     for seed in range(4):
         batch = drawer.batch(np.random.default_rng(seed), 2, "train")
         rng = np.random.default_rng(seed)
-        rendering, asked = draw_questions(rng, COUNT, "train")
+        rendering, asked = draw_questions(rng, COUNT, CATEGORIES, "train")
         for block, question in enumerate(asked):
             at, row = int(batch.mentions[0, block]), batch.packed.owner[0]
             own = torch.nonzero(row == block)[:, 0]
