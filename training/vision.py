@@ -171,7 +171,8 @@ class VisionStage(Stage):
     """Wires a tower to its heads. `family` says which model is built and exported, its language part untrained.
 
     `prompt_width` belongs to the generator's connector, `downsample` to the evaluator's pixel shuffle. `start` is a
-    folder with weights of the same shape to go on from, `teacher` a generator whose tower is taken over and imitated.
+    folder with weights of the same shape to go on from, `teacher` a generator whose tower is imitated; an
+    evaluator's without `start` begins with its weights.
     """
 
     LOSS: ClassVar[Mapping[str, float]] = {**dict.fromkeys(NAMES, 1.0), "place": 5.0, "cover": 2.0, "match": 3.0}
@@ -206,7 +207,8 @@ class VisionStage(Stage):
             self.features = lambda pixels: self.model.get_image_features(pixel_values=pixels).pooler_output
             self.save = partial(save_internvl, self.model, words)
         self.teacher = load(Path(teacher)).mllm.requires_grad_(False) if teacher else None
-        if self.teacher is not None and start is None:
+        self.as_taught = as_clip if family == "evaluator" else torch.clone
+        if self.teacher is not None and family == "evaluator" and start is None:
             take_over_tower(self.model, self.teacher)
         self.heads = nn.ModuleDict({name: nn.Linear(language.width, count + 1) for name, count in NAMES.items()})
         self.place, self.cover = nn.Linear(language.width, 3), nn.Linear(language.width, FINE * FINE)
@@ -226,7 +228,7 @@ class VisionStage(Stage):
             covered = self.cover(self.features(batch.mask_pixels).float())
             parts["cover"] = functional.binary_cross_entropy_with_logits(covered, batch.coverage)
         if self.teacher is not None:
-            taught = llava_features(self.teacher, as_clip(batch.pixels)).float()
+            taught = llava_features(self.teacher, self.as_taught(batch.pixels)).float()
             parts["match"] = (tokens - taught).square().mean() / taught.var()
         return parts
 
