@@ -9,7 +9,7 @@ STEPS ?=
 ROOT := $(CURDIR)
 # A full training goes to runs/mini; a short one to a folder of its own, which may be thrown away.
 WORK := $(if $(STEPS),$(ROOT)/out/train-mini-$(STEPS),$(ROOT))
-SHORT := $(if $(STEPS),--trainer.max_steps $(STEPS) --trainer.val_check_interval $(STEPS) --trainer.limit_val_batches 2)
+SHORT := $(if $(STEPS),--trainer.max_steps $(STEPS) --trainer.val_check_interval $(STEPS) --trainer.limit_val_batches 2 --data.scenes 3)
 FIT := cd $(WORK) && $(BIN)/python -m
 STAGE = $(FIT) training.$(1) fit --config $(ROOT)/configs/train/$(2).yaml --ckpt_path last $(SHORT)
 

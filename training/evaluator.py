@@ -30,6 +30,7 @@ from training.batches import Stream
 from training.judgements import IGNORED, JudgementBatch, JudgementDrawer, Source, Task
 from training.losses import answer_loss, pointing
 from training.mini import load_tokenizer, save_internvl
+from training.packing import BlockAttention
 from training.regions import FINE
 from training.stage import Stage, run
 from training.take_over import take_over_language
@@ -120,12 +121,13 @@ class EvaluatorStage(Stage):
     def losses(self, batch: JudgementBatch) -> dict[str, Tensor]:
         """Cross-entropy of the words and of the digits, how often the likeliest token is right, and the regions."""
         language = self.base.model.language_model
-        hidden = language(
-            inputs_embeds=self.see(batch),
-            attention_mask=batch.packed.mask(),
-            position_ids=batch.packed.positions,
-            use_cache=False,
-        ).last_hidden_state
+        with BlockAttention(batch.packed):
+            hidden = language(
+                inputs_embeds=self.see(batch),
+                attention_mask=batch.packed.mask(),
+                position_ids=batch.packed.positions,
+                use_cache=False,
+            ).last_hidden_state
         parts: dict[str, Tensor] = {}
         for name, labels in (("words", batch.words), ("digits", batch.digits)):
             counted = labels != IGNORED

@@ -31,6 +31,7 @@ from rea2seg.synth.queries import CATEGORIES
 from training.batches import Stream
 from training.losses import answer_loss, at_lattice, lattice_iou, mask_bce, mask_dice, mass_inside, pointing
 from training.mini import load_tokenizer
+from training.packing import BlockAttention
 from training.questions import QuestionBatch, QuestionDrawer, image_columns
 from training.scenes import Targets
 from training.segmenter import ALL_MASKS, encode_canvas
@@ -94,7 +95,7 @@ class GeneratorStage(Stage):
         "quality": 0.5,
         "pointing": 0.5,
         "attention": 0.5,
-        "mention": 0.25,
+        "mention": 0.5,
         "place": 0.5,
     }
     """LISA's three, then SAM's quality head, then the four of mini."""
@@ -133,7 +134,8 @@ class GeneratorStage(Stage):
         packed, features = batch.packed, image_features(self.mllm, batch.pixels)
         predictors = torch.nonzero(packed.ids == self.seg)[:, 1].view(len(packed.ids), -1) - 1
         spans = [range(first, last + 1) for first, last in (self.hparams["layers"], self.hparams["mention_layers"])]
-        with probe({*spans[0], *spans[1]}, torch.cat([predictors, batch.mentions], dim=1)) as found:
+        rows = torch.cat([predictors, batch.mentions], dim=1)
+        with BlockAttention(packed), probe({*spans[0], *spans[1]}, rows) as found:
             embedded = embed(self.mllm, packed.ids, features)
             hidden = last_hidden(self.mllm, embedded, packed.mask(), packed.positions)
         image = image_columns(packed.ids)

@@ -4,12 +4,15 @@ A question sees the prefix and itself, and its positions go on from the prefix a
 equals one pass for each question, at the price of one image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention as attention
+from torch.overrides import TorchFunctionMode
 
 from training.batches import Movable
 
@@ -29,6 +32,53 @@ class Packed(Movable):
         causal = torch.ones(self.ids.shape[1], self.ids.shape[1], dtype=torch.bool, device=self.ids.device).tril()
         shared = (self.owner == PREFIX)[:, None] | (self.owner[:, :, None] == self.owner[:, None])
         return (shared & causal)[:, None]
+
+    def lengths(self) -> list[list[int]]:
+        """For each row the lengths of its prefix, of its blocks, and of its padding if it has any."""
+        return [torch.unique_consecutive(row, return_counts=True)[1].tolist() for row in self.owner]
+
+
+class BlockAttention(TorchFunctionMode):
+    """Inside this context, fused attention under `packed.mask()` never computes what the mask hides.
+
+    The same numbers in a third of the time: a question of 50 tokens meets 200 keys, not the 750 of the whole pack.
+    """
+
+    def __init__(self, packed: Packed) -> None:
+        super().__init__()
+        self.size, self.lengths = packed.ids.shape[1], packed.lengths()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        mask = given.get("attn_mask")
+        if func is not attention or mask is None or mask.shape[-1] != self.size:
+            return func(*args, **given)
+        return self.attend(*args, **given)
+
+    def attend(
+        self,
+        query: Float[Tensor, "b heads length dim"],
+        key: Float[Tensor, "b heads length dim"],
+        value: Float[Tensor, "b heads length dim"],
+        scale: float | None = None,
+        **_: Any,
+    ) -> Float[Tensor, "b heads length dim"]:
+        """The prefix attends to itself, every block to the prefix and itself."""
+        rows = []
+        # Splits, not slices: the gradient of each slice would be as large as the whole.
+        for q, k, v, lengths in zip(query.unbind(), key.unbind(), value.unbind(), self.lengths, strict=True):
+            queries, keys, values = (tensor[None].split(lengths, dim=2) for tensor in (q, k, v))
+            ahead = lengths[0]
+            done = [attention(queries[0], keys[0], values[0], is_causal=True, scale=scale)]
+            for own, own_keys, own_values in zip(queries[1:], keys[1:], values[1:], strict=True):
+                size = own.shape[2]
+                seen = torch.ones(size, ahead + size, dtype=torch.bool, device=own.device).tril(ahead)
+                all_keys, all_values = torch.cat([keys[0], own_keys], 2), torch.cat([values[0], own_values], 2)
+                done.append(attention(own, all_keys, all_values, attn_mask=seen, scale=scale))
+            rows.append(torch.cat(done, dim=2))
+        return torch.cat(rows)
 
 
 def pack(prefix: Sequence[int], rows: Sequence[Sequence[Sequence[int]]], pad: int) -> Packed:

@@ -1,11 +1,14 @@
+from unittest import mock
+
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention as attention
 from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model
 
 from rea2seg.generator.attention import BACKEND
 from tests.training.conftest import roughen
-from training.packing import PADDING, PREFIX, pack
+from training.packing import PADDING, PREFIX, BlockAttention, pack
 
 PREFIX_IDS = [5, 6, 7]
 ROWS = [[[11, 12], [13, 14, 15, 16], [17]], [[18, 19, 20], [21]]]
@@ -35,6 +38,32 @@ def test_a_packed_pass_is_one_pass_for_each_question(family, config, backend):
             assert_close(together[row][packed.owner[row] == number], alone[len(PREFIX_IDS) :], atol=1e-5, rtol=1e-5)
         assert_close(together[row][packed.owner[row] == PREFIX], alone[: len(PREFIX_IDS)], atol=1e-5, rtol=1e-5)
     assert together.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", ["sdpa", BACKEND])
+def test_attention_by_blocks_is_attention_under_the_mask(backend):
+    model = roughen(LlamaModel(LlamaConfig(**SIZE)))
+    model.set_attn_implementation(backend)
+    packed = pack(PREFIX_IDS, ROWS, pad=0)
+    embedded = model.get_input_embeddings()(packed.ids).detach().requires_grad_()
+
+    def run():
+        seen = {"attention_mask": packed.mask(), "position_ids": packed.positions, "use_cache": False}
+        hidden = model(inputs_embeds=embedded, **seen).last_hidden_state
+        return hidden.detach(), torch.autograd.grad(hidden.square().sum(), embedded)[0]
+
+    attend = BlockAttention.attend
+    with mock.patch.object(BlockAttention, "attend", autospec=True, side_effect=attend) as used, BlockAttention(packed):
+        by_blocks = run()
+    assert used.call_count == SIZE["num_hidden_layers"]
+    assert_close(by_blocks, run(), atol=1e-4, rtol=1e-4)
+
+
+def test_attention_that_is_not_of_the_pack_is_left_alone():
+    other = torch.randn(2, 4, 5, 8)
+    expected = attention(other, other, other)
+    with BlockAttention(pack(PREFIX_IDS, ROWS, pad=0)):
+        assert_close(attention(other, other, other), expected)
 
 
 def test_positions_go_on_from_the_prefix_and_padding_is_on_the_right():
