@@ -121,9 +121,10 @@ class EvaluatorStage(Stage):
     def losses(self, batch: JudgementBatch) -> dict[str, Tensor]:
         """Cross-entropy of the words and of the digits, how often the likeliest token is right, and the regions."""
         language = self.base.model.language_model
+        embedded = self.see(batch)
         with BlockAttention(batch.packed):
             hidden = language(
-                inputs_embeds=self.see(batch),
+                inputs_embeds=embedded,
                 attention_mask=batch.packed.mask(),
                 position_ids=batch.packed.positions,
                 use_cache=False,
@@ -147,7 +148,7 @@ class EvaluatorStage(Stage):
             parts["pointing"] = pointing(state, tokens, batch.inside)
             nearest = functional.cosine_similarity(state[:, None], tokens, dim=-1).argmax(1, keepdim=True)
             parts["accuracy/pointing"] = batch.inside.gather(1, nearest).float().mean()
-        if self.overlap is not None and len(batch.shares):
+        if len(batch.shares):
             told = self.overlap(hidden[of_masks].float()).view_as(batch.shares)
             parts["overlap"] = functional.binary_cross_entropy_with_logits(told, batch.shares)
         return parts

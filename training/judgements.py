@@ -8,7 +8,6 @@ exactly the ids of inference.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from math import isqrt
 from typing import Literal, Protocol, runtime_checkable
 
@@ -27,7 +26,7 @@ from rea2seg.synth.render import Rendering, look
 from rea2seg.synth.worlds import World
 from rea2seg.text import encode_untrusted
 from training.batches import Movable
-from training.packing import Packed, pack
+from training.packing import Packed, pack, starts
 from training.regions import Mask, coverage, draw_masks, iou, shown_masks, tokens_inside
 from training.scenes import codes_of, sample_scene, to_tensor
 
@@ -155,8 +154,7 @@ class JudgementDrawer:
         ends = torch.zeros_like(packed.ids, dtype=torch.bool)
         for row, blocks in enumerate(rows):
             self.label(words[row], digits[row], packed.ids[row], blocks)
-            starts = accumulate([len(block.ids) for block in blocks[:-1]], initial=len(self.prefix))
-            for start, block in zip(starts, blocks, strict=True):
+            for start, block in zip(starts(len(self.prefix), [block.ids for block in blocks]), blocks, strict=True):
                 ends[row, start + block.asked] = task != "describe"
         pixels = torch.stack([image_pixels(image, self.sides[0]) for image, _ in drawn])
         every = [asked for _, questions in drawn for asked in questions]
@@ -170,7 +168,8 @@ class JudgementDrawer:
         """Where the asked regions lie, on the image tokens, and under the masks, on the mask tokens."""
         grids = isqrt(self.image_tokens), isqrt(self.mask_tokens)
         inside = tokens_inside(coverage([asked.truth for asked in every], grids[0]).mean(-1))
-        truths = coverage([asked.truth for asked in every for _ in asked.masks], grids[1])
+        judged = torch.tensor([len(asked.masks) for asked in every], dtype=torch.long)
+        truths = coverage([asked.truth for asked in every], grids[1]).repeat_interleave(judged, dim=0)
         both = coverage([mask & asked.truth for asked in every for mask in asked.masks], grids[1])
         return inside, torch.cat([truths, both], dim=-1)
 

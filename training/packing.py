@@ -6,6 +6,7 @@ equals one pass for each question, at the price of one image.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -81,6 +82,11 @@ class BlockAttention(TorchFunctionMode):
         return torch.cat(rows)
 
 
+def starts(prefix: int, blocks: Sequence[Sequence[int]]) -> list[int]:
+    """Where each block of a row begins, after a prefix of that length."""
+    return list(accumulate(map(len, blocks[:-1]), initial=prefix))
+
+
 def pack(prefix: Sequence[int], rows: Sequence[Sequence[Sequence[int]]], pad: int) -> Packed:
     """One sequence for each row of blocks, all after the same prefix."""
     length = len(prefix) + max(sum(map(len, blocks)) for blocks in rows)
@@ -89,10 +95,8 @@ def pack(prefix: Sequence[int], rows: Sequence[Sequence[Sequence[int]]], pad: in
     for row, blocks in enumerate(rows):
         ids[row, : len(prefix)], owner[row, : len(prefix)] = torch.tensor(prefix), PREFIX
         positions[row, : len(prefix)] = torch.arange(len(prefix))
-        start = len(prefix)
-        for number, block in enumerate(blocks):
+        for number, (start, block) in enumerate(zip(starts(len(prefix), blocks), blocks, strict=True)):
             here = slice(start, start + len(block))
             ids[row, here], owner[row, here] = torch.tensor(block), number
             positions[row, here] = len(prefix) + torch.arange(len(block))
-            start = here.stop
     return Packed(ids, owner, positions)

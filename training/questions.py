@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from rea2seg.synth.queries import CATEGORIES, Question, part_id, questions
 from rea2seg.synth.render import Rendering
 from rea2seg.text import encode_untrusted
 from training.batches import Movable
-from training.packing import Packed, pack
+from training.packing import Packed, pack, starts
 from training.point_prompts import on_canvas
 from training.regions import tokens_inside
 from training.scenes import Targets, code_lattice, code_set, codes_of, sample_scene, to_tensor
@@ -108,9 +107,9 @@ class QuestionDrawer:
 
     def mentions(self, blocks: list[list[int]], asked: list[Question]) -> list[int]:
         """Where in a packed sequence the mention of each question ends."""
-        starts = accumulate([len(block) for block in blocks[:-1]], initial=len(self.prefix))
         words = [len(encode_untrusted(self.tokenizer, mention(question)[0])) for question in asked]
-        return [start + max(count - 1, 0) for start, count in zip(starts, words, strict=True)]
+        begins = starts(len(self.prefix), blocks)
+        return [start + max(count - 1, 0) for start, count in zip(begins, words, strict=True)]
 
     def row(self, rng: np.random.Generator, rendering: Rendering, asked: list[Question]) -> dict[str, object]:
         """The pictures and the truth of one scene."""

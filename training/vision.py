@@ -202,13 +202,15 @@ class VisionStage(Stage):
             self.model, self.features = parts.mllm, partial(llava_features, parts.mllm)
             self.save: Callable[[Path], None] = parts.save
         else:
-            fresh = partial(small_internvl, tower, language, words, downsample)
-            self.model = load_internvl(Path(start), None, "float32").model if start else fresh()
+            if start:
+                self.model = load_internvl(Path(start), None, "float32").model
+            else:
+                self.model = small_internvl(tower, language, words, downsample)
             self.features = lambda pixels: self.model.get_image_features(pixel_values=pixels).pooler_output
             self.save = partial(save_internvl, self.model, words)
         self.teacher = load(Path(teacher)).mllm.requires_grad_(False) if teacher else None
-        self.as_taught = as_clip if family == "evaluator" else torch.clone
-        if self.teacher is not None and family == "evaluator" and start is None:
+        self.sees_as_clip = family == "generator"
+        if self.teacher is not None and not (self.sees_as_clip or start):
             take_over_tower(self.model, self.teacher)
         self.heads = nn.ModuleDict({name: nn.Linear(language.width, count + 1) for name, count in NAMES.items()})
         self.place, self.cover = nn.Linear(language.width, 3), nn.Linear(language.width, FINE * FINE)
@@ -228,7 +230,8 @@ class VisionStage(Stage):
             covered = self.cover(self.features(batch.mask_pixels).float())
             parts["cover"] = functional.binary_cross_entropy_with_logits(covered, batch.coverage)
         if self.teacher is not None:
-            taught = llava_features(self.teacher, self.as_taught(batch.pixels)).float()
+            pixels = batch.pixels if self.sees_as_clip else as_clip(batch.pixels)
+            taught = llava_features(self.teacher, pixels).float()
             parts["match"] = (tokens - taught).square().mean() / taught.var()
         return parts
 
