@@ -27,7 +27,7 @@ from rea2seg.synth.worlds import World
 from rea2seg.text import encode_untrusted
 from training.batches import Movable
 from training.packing import Packed, pack, starts
-from training.regions import Mask, coverage, draw_masks, iou, shown_masks, tokens_inside
+from training.regions import Mask, coverage, draw_masks, iou, shown_masks, tokens_inside, tokens_under
 from training.scenes import codes_of, sample_scene, to_tensor
 
 Task = Literal["explain", "describe", "score", "reason"]
@@ -39,9 +39,10 @@ IGNORED = -100
 class JudgementBatch(Movable):
     """Packed blocks; `words` and `digits` are the next-token labels of a reply's text and of its numbers' digits.
 
-    `asked` marks the last token of each of n questions, `inside` the image tokens inside what each asks for; `shares`
-    says for every mask token how far the asked region, and then mask and region together, cover its 4 x 4 squares.
-    Where nothing is asked for (`describe`), these three have no rows.
+    `asked` marks the last token of each of n questions, `inside` the image tokens inside what each asks for; `under`
+    are the image tokens under what every mask token shows of its mask. `judges` says which question each of the masks
+    that are scored belongs to, `shares` how far the asked region, and then mask and region together, cover the 4 x 4
+    squares of its tokens. Where nothing is asked for (`describe`), these four have no rows.
     """
 
     pixels: Float[Tensor, "b 3 side side"]
@@ -51,6 +52,8 @@ class JudgementBatch(Movable):
     digits: Int[Tensor, "b length"]
     asked: Bool[Tensor, "b length"]
     inside: Bool[Tensor, "n tokens"]
+    under: Bool[Tensor, "m mask_tokens tokens"]
+    judges: Int[Tensor, " scored"]
     shares: Float[Tensor, "scored mask_tokens both"]
 
     def __len__(self) -> int:
@@ -136,6 +139,7 @@ class JudgementDrawer:
     ) -> None:
         self.tokenizer, self.template, self.source = tokenizer, template, source
         self.sides, self.image_tokens, self.mask_tokens = sides, *tokens
+        self.grids = isqrt(tokens[0]), isqrt(tokens[1])
         self.tasks, self.counts = tasks, counts
         self.grammar = ScoreGrammar.of(tokenizer)
         ask = prefix_ids(tokenizer, template, "", self.image_tokens)
@@ -158,20 +162,27 @@ class JudgementDrawer:
                 ends[row, start + block.asked] = task != "describe"
         pixels = torch.stack([image_pixels(image, self.sides[0]) for image, _ in drawn])
         every = [asked for _, questions in drawn for asked in questions]
-        masks = shown_masks([mask for asked in every for mask in asked.masks], self.sides[1])
-        inside, shares = self.regions([] if task == "describe" else every)
-        return JudgementBatch(pixels, masks, packed, words, digits, ends, inside, shares)
+        masks = [mask for asked in every for mask in asked.masks]
+        return JudgementBatch(
+            pixels,
+            shown_masks(masks, self.sides[1]),
+            packed,
+            words,
+            digits,
+            ends,
+            under=tokens_under(masks, *self.grids),
+            **self.regions([] if task == "describe" else every),
+        )
 
-    def regions(
-        self, every: Sequence[Asked]
-    ) -> tuple[Bool[Tensor, "n tokens"], Float[Tensor, "scored mask_tokens both"]]:
+    def regions(self, every: Sequence[Asked]) -> dict[str, Tensor]:
         """Where the asked regions lie, on the image tokens, and under the masks, on the mask tokens."""
-        grids = isqrt(self.image_tokens), isqrt(self.mask_tokens)
-        inside = tokens_inside(coverage([asked.truth for asked in every], grids[0]).mean(-1))
+        image, small = self.grids
+        inside = tokens_inside(coverage([asked.truth for asked in every], image).mean(-1))
         judged = torch.tensor([len(asked.masks) for asked in every], dtype=torch.long)
-        truths = coverage([asked.truth for asked in every], grids[1]).repeat_interleave(judged, dim=0)
-        both = coverage([mask & asked.truth for asked in every for mask in asked.masks], grids[1])
-        return inside, torch.cat([truths, both], dim=-1)
+        truths = coverage([asked.truth for asked in every], small).repeat_interleave(judged, dim=0)
+        both = coverage([mask & asked.truth for asked in every for mask in asked.masks], small)
+        judges = torch.arange(len(every)).repeat_interleave(judged)
+        return {"inside": inside, "judges": judges, "shares": torch.cat([truths, both], dim=-1)}
 
     def block(self, task: Task, asked: Asked) -> Block:
         """One task about one question."""

@@ -67,9 +67,10 @@ def pointing(
 
 
 def mass_inside(weights: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"]) -> Float[Tensor, ""]:
-    """-log of the share of the weights that lies inside the target, mean over questions with a token inside."""
+    """-log of the share of the weights that lies inside the target, mean over rows with a token inside; 0 without."""
     share = (weights * inside).sum(-1) / weights.sum(-1).clamp(min=1e-6)
-    return -share[inside.any(-1)].clamp(min=1e-6).log().mean()
+    counted = inside.any(-1)
+    return -(share.clamp(min=1e-6).log() * counted).sum() / counted.sum().clamp(min=1)
 
 
 def answer_loss(logits: Float[Tensor, "n v"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:

@@ -110,3 +110,10 @@ def coverage(masks: Sequence[AnyMask], grid: int) -> Float[Tensor, "m tokens fin
 def tokens_inside(share: Float[Tensor, "*n tokens"]) -> Bool[Tensor, "*n tokens"]:
     """The tokens that lie inside a target which covers these shares of them: at least half as much as the fullest."""
     return (share >= 0.5 * share.amax(-1, keepdim=True)) & (share > 0)
+
+
+def tokens_under(masks: Sequence[AnyMask], grid: int, small: int) -> Bool[Tensor, "m mask_tokens tokens"]:
+    """Which of grid x grid image tokens lie under the part of a mask that each of its small x small tokens shows."""
+    place = torch.arange(grid) * small // grid
+    cells = (small * place[:, None] + place).flatten() == torch.arange(small * small)[:, None]
+    return tokens_inside(cells * coverage(masks, grid).mean(-1)[:, None])

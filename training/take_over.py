@@ -1,7 +1,9 @@
 """The evaluator of mini goes on where the generator stands: its parts start from those of the generator (mini only)."""
 
 import torch
+from torch import nn
 from transformers import InternVLForConditionalGeneration, LlamaModel, LlavaForConditionalGeneration, Qwen2Model
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from rea2seg.errors import ConfigError
 
@@ -18,16 +20,30 @@ TOWER_NAMES = {
 
 @torch.no_grad()
 def take_over_language(to: Qwen2Model, of: LlamaModel) -> None:
-    """Make a Qwen2 compute what a smaller Llama computes: zero biases, and further layers that add nothing at first."""
-    misfits = to.load_state_dict(of.state_dict(), strict=False)
-    if misfits.unexpected_keys or len(to.layers) < len(of.layers):
+    """Make a Qwen2 compute what a Llama computes: zero biases, and further layers that add nothing at first.
+
+    Where its MLPs are narrower, they keep the neurons with the largest weights; then it is not quite the same function.
+    """
+    if to.config.hidden_size != of.config.hidden_size or len(to.layers) < len(of.layers):
         raise ConfigError("the generator's language model does not fit into the evaluator's")
+    for layer in of.layers:
+        narrow(layer.mlp, to.config.intermediate_size)
+    to.load_state_dict(of.state_dict(), strict=False)
     for number, layer in enumerate(to.layers):
         for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
             projection.bias.zero_()
         if number >= len(of.layers):
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
+
+
+def narrow(mlp: LlamaMLP, width: int) -> None:
+    """Leave the `width` neurons of a gated MLP whose weights are largest, in their order."""
+    size = mlp.down_proj.weight.norm(dim=0) * mlp.up_proj.weight.norm(dim=1) * mlp.gate_proj.weight.norm(dim=1)
+    kept = size.topk(width).indices.sort().values
+    for projection in (mlp.gate_proj, mlp.up_proj):
+        projection.weight = nn.Parameter(projection.weight[kept])
+    mlp.down_proj.weight = nn.Parameter(mlp.down_proj.weight[:, kept])
 
 
 @torch.no_grad()

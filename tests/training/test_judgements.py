@@ -1,5 +1,7 @@
 """Training shows the evaluator exactly what inference shows it, and labels exactly what it is to say."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,8 @@ from tests.training.conftest import LANGUAGE, VIT, roughen
 from training.evaluator import EvaluatorStage
 from training.judgements import IGNORED, WHAT, Asked, FreshScenes, JudgementDrawer, group_sizes
 from training.mini import small_internvl
-from training.regions import coverage, tokens_inside
+from training.packing import PADDING
+from training.regions import coverage, tokens_inside, tokens_under
 
 SIDES, TOKENS = (64, 32), (16, 4)
 TASKS = ("explain", "describe", "score", "reason")
@@ -47,7 +50,8 @@ def stage(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluator")
     roughen(small_internvl(VIT, LANGUAGE, tokenizer, 0.5)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return EvaluatorStage(str(folder), str(folder / "export")).eval()
+    layers = {"look": (0, 0), "point": (1, 1), "match": 1, "cover": 2}
+    return EvaluatorStage(str(folder), str(folder / "export"), **layers).eval()
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -217,9 +221,10 @@ def test_a_share_of_the_groups_is_smaller() -> None:
 def test_regions_belong_to_the_questions_in_their_order(tokenizer, task):
     batch = drawer_of(tokenizer, task).batch(np.random.default_rng(3), 2, "train")
     every = [asked for _, questions in drawn_by(task) for asked in questions]
+    assert_close(batch.under, tokens_under([mask for asked in every for mask in asked.masks], 4, 2))
     if task == "describe":
         assert not batch.asked.any()
-        assert (len(batch.inside), len(batch.shares)) == (0, 0)
+        assert (len(batch.inside), len(batch.judges), len(batch.shares)) == (0, 0, 0)
         return
     rows, places = torch.nonzero(batch.asked, as_tuple=True)
     assert len(rows) == len(every) == len(batch.inside)
@@ -231,31 +236,84 @@ def test_regions_belong_to_the_questions_in_their_order(tokenizer, task):
         assert tokenizer.decode(ids).strip() == asked.text
         assert_close(inside, tokens_inside(coverage([asked.truth], 4).mean(-1))[0])
     judged = [(asked.truth, mask) for asked in every for mask in asked.masks]
+    assert batch.judges.tolist() == [number for number, asked in enumerate(every) for _ in asked.masks]
     assert len(batch.shares) == len(judged)
     for shares, (truth, mask) in zip(batch.shares, judged, strict=True):
         assert_close(shares, torch.cat(list(coverage([truth, truth & mask], 2)), dim=-1))
 
 
-def test_the_losses_on_regions_fall_as_the_states_show_them(stage, tokenizer):
+@torch.no_grad()
+def test_the_probed_attention_is_that_of_the_full_matrices(stage, tokenizer):
     batch = drawer_of(tokenizer, "score").batch(np.random.default_rng(3), 2, "train")
-    parts = stage.losses(batch)
-    assert {"words", "digits", "pointing", "overlap"} <= parts.keys()
+    hidden, attention = stage.read(batch)
     of_image, of_masks = stage.slots(batch.packed.ids, TOKENS[0])
     assert of_image.sum() == 2 * TOKENS[0]
     assert of_masks.sum() == len(batch.mask_pixels) * TOKENS[1]
-    hidden = torch.zeros(*batch.packed.ids.shape, LANGUAGE.width)
-    blind = stage.region_losses(batch, hidden)
-    image = torch.zeros(len(batch.inside), TOKENS[0], LANGUAGE.width)
-    rows = torch.nonzero(batch.asked)[:, 0]
-    for number, (row, inside) in enumerate(zip(rows, batch.inside, strict=True)):
-        image[number, inside, 0] = 1.0
-        if number % COUNT == 0:  # The first question of a picture is shown where its region lies.
-            hidden[row][of_image[row], :] = image[number]
-    hidden[batch.asked] = torch.eye(LANGUAGE.width)[0]
-    told = stage.region_losses(batch, hidden)
-    assert told["pointing"] < blind["pointing"]
-    assert told["accuracy/pointing"] >= 0.5
-    assert not set(stage.losses(drawer_of(tokenizer, "describe").batch(np.random.default_rng(3), 2, "train"))) & {
-        "pointing",
-        "overlap",
-    }
+    eager = deepcopy(stage.base.model.language_model)
+    eager.set_attn_implementation("eager")
+    mask = torch.zeros(batch.packed.mask().shape).masked_fill(~batch.packed.mask(), -1e9)
+    whole = eager(
+        inputs_embeds=stage.see(batch),
+        attention_mask=mask,
+        position_ids=batch.packed.positions,
+        output_attentions=True,
+        output_hidden_states=True,
+    )
+    for mine, theirs in zip(hidden, whole.hidden_states, strict=True):
+        real = batch.packed.owner != PADDING
+        assert_close(mine[real], theirs[real], atol=1e-4, rtol=1e-4)
+    assert attention.keys() == {0, 1}
+    read = of_masks | batch.asked
+    for layer, seen in attention.items():
+        expected = whole.attentions[layer].mean(1)[..., of_image[0].nonzero()[:, 0]]
+        assert_close(seen[read], expected[read], atol=1e-5, rtol=1e-4)
+        assert not seen[~read].any()
+
+
+@torch.no_grad()
+def test_each_loss_on_regions_falls_as_its_own_layer_shows_them(stage, tokenizer):
+    batch = drawer_of(tokenizer, "score").batch(np.random.default_rng(3), 2, "train")
+    _, of_masks = stage.slots(batch.packed.ids, TOKENS[0])
+    regions, direction = deepcopy(stage.regions), torch.eye(LANGUAGE.width)[0]
+    regions.of_mask.load_state_dict(regions.of_question.state_dict())
+    states = [torch.zeros(*batch.packed.ids.shape, LANGUAGE.width) for _ in range(3)]
+    attention = {layer: torch.ones(*batch.packed.ids.shape, TOKENS[0]) for layer in (0, 1)}
+
+    def falls():
+        after = regions(batch, states, attention, of_masks)
+        fallen = {name for name in before if not name.startswith("accuracy") and after[name] < before[name]}
+        before.update(after)
+        return fallen
+
+    before = regions(batch, states, attention, of_masks)
+    attention[0][of_masks] = batch.under.flatten(0, 1).float()
+    assert falls() == {"looking"}
+    attention[1][batch.asked] = batch.inside.float()
+    assert falls() == {"pointing"}
+    assert before["accuracy/pointing"] == 1
+    owned = batch.judges[:, None] == torch.arange(len(batch.inside))
+    share = batch.shares[..., 16:].mean(-1)
+    fullest = torch.stack([share[own].max() for own in owned.T])[batch.judges]
+    shown = (share > 0) & (share >= 0.5 * fullest[:, None])
+    states[1][batch.asked] = direction
+    states[1][of_masks] = torch.where(shown.flatten()[:, None], direction, -direction)
+    assert falls() == {"matching"}
+    for name in ("looking", "pointing", "matching"):
+        assert before[name] < 1e-4
+    states[2][of_masks] = -100 * regions.overlap.weight.mean(0).sign()
+    regions.overlap.weight.copy_(regions.overlap.weight.mean(0))
+    assert falls() == {"overlap"}  # Most of what is looked at is not asked for.
+
+
+def test_losses_are_those_that_a_task_has(stage, tokenizer):
+    regions = {"looking", "pointing", "accuracy/pointing", "matching", "overlap"}
+    for task, told in (
+        ("explain", {"pointing", "accuracy/pointing"}),
+        ("describe", {"looking"}),
+        ("score", regions),
+        ("reason", regions),
+    ):
+        parts = stage.losses(drawer_of(tokenizer, task).batch(np.random.default_rng(3), 2, "train"))
+        assert parts.keys() & regions == told
+        assert ("digits" in parts) == (task in ("score", "reason"))
+        assert all(value.isfinite() for value in parts.values())

@@ -58,6 +58,7 @@ def test_mass_inside_is_a_share_of_the_image_tokens_alone():
     weights = torch.tensor([[0.1, 0.2, 0.1], [0.3, 0.3, 0.4]])
     inside = torch.tensor([[False, True, False], [False, False, False]])
     assert_close(mass_inside(weights, inside), torch.tensor(math.log(2)))
+    assert mass_inside(weights, torch.zeros_like(inside)) == 0
 
 
 def test_pointing_is_the_softmax_mass_of_cosines_inside():

@@ -4,7 +4,17 @@ import torch
 
 from rea2seg.evaluators.internvl import mask_pixels
 from rea2seg.synth.queries import questions
-from training.regions import blob, coverage, damaged, draw_masks, iou, other_objects, shown_masks, tokens_inside
+from training.regions import (
+    blob,
+    coverage,
+    damaged,
+    draw_masks,
+    iou,
+    other_objects,
+    shown_masks,
+    tokens_inside,
+    tokens_under,
+)
 from training.scenes import codes_of, sample_scene
 
 
@@ -93,3 +103,16 @@ def test_masks_of_several_sizes_become_pictures_of_one():
 def test_tokens_count_as_inside_from_half_of_the_fullest_on():
     share = torch.tensor([[0.8, 0.4, 0.39, 0.0], [0.0, 0.0, 0.0, 0.0]])
     assert tokens_inside(share).tolist() == [[True, True, False, False], [False] * 4]
+
+
+def test_every_token_of_a_mask_finds_the_image_tokens_under_its_part():
+    mask = np.zeros((40, 40), bool)
+    mask[:10, :30] = True  # Of 4 x 4 image tokens the first three of the first row.
+    mask[30:, 36:] = True  # Less than half of the last one, which is the fullest in its quarter.
+    found = tokens_under([mask], 4, 2)
+    assert found.shape == (1, 4, 16)
+    assert [row.nonzero().flatten().tolist() for row in found[0]] == [[0, 1], [2], [], [15]]
+    uneven = tokens_under([np.ones((12, 12), bool)], 6, 4)[0]
+    assert (uneven.sum(0) == 1).all()  # Every image token lies under one token of a full mask.
+    assert uneven.any(1).all()
+    assert tokens_under([], 4, 2).shape == (0, 4, 16)

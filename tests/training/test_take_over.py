@@ -21,8 +21,21 @@ def test_a_language_model_goes_on_in_a_larger_one(tokenizer):
     assert not torch.allclose(to(input_ids=ids).last_hidden_state, of(input_ids=ids).last_hidden_state, atol=0.1)
     take_over_language(to, of)
     assert_close(to(input_ids=ids).last_hidden_state, of(input_ids=ids).last_hidden_state)
-    with pytest.raises(ConfigError, match="does not fit"):
-        take_over_language(small_internvl(VIT, replace(LANGUAGE, depth=1), tokenizer, 0.5).model.language_model, of)
+    for misfit in (replace(LANGUAGE, depth=1), replace(LANGUAGE, width=48)):
+        with pytest.raises(ConfigError, match="does not fit"):
+            take_over_language(small_internvl(VIT, misfit, tokenizer, 0.5).model.language_model, of)
+
+
+@torch.no_grad()
+def test_a_narrower_mlp_keeps_the_neurons_that_do_something(tokenizer):
+    of = roughen(small_llava(CLIP, LANGUAGE, tokenizer, 32).mllm).get_decoder()
+    for number, layer in enumerate(of.layers):
+        layer.mlp.down_proj.weight[:, number::4] = 0  # A quarter of the neurons, another one in each layer.
+    to = small_internvl(VIT, replace(LANGUAGE, mlp=LANGUAGE.mlp * 3 // 4), tokenizer, 0.5).model.language_model
+    ids = torch.arange(3, 40)[None]
+    wanted = of(input_ids=ids).last_hidden_state
+    take_over_language(to, of)
+    assert_close(to(input_ids=ids).last_hidden_state, wanted)
 
 
 @torch.no_grad()
