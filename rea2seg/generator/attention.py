@@ -67,7 +67,7 @@ class Rows:
                 )
 
 
-_PROBE: ContextVar[Rows | None] = ContextVar("rea2seg_probe", default=None)
+_PROBES: ContextVar[tuple[Rows, ...]] = ContextVar("rea2seg_probes", default=())
 
 
 @contextmanager
@@ -76,13 +76,14 @@ def probe(layers: Collection[int], rows: Int[Tensor, "batch rows"]) -> Iterator[
 
     Works in a single forward pass and, with a growing cache, in `generate`. Layers count from 0. The rows carry
     gradients where these are enabled; under gradient checkpointing the backward pass belongs inside the block too.
+    Probes may be nested, for other rows in other layers.
     """
     found = Rows(layers, rows)
-    token = _PROBE.set(found)
+    token = _PROBES.set((*_PROBES.get(), found))
     try:
         yield found
     finally:
-        _PROBE.reset(token)
+        _PROBES.reset(token)
     found.check_complete()
 
 
@@ -136,8 +137,7 @@ def _probed_sdpa(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    found = _PROBE.get()
-    if found is not None:
+    for found in _PROBES.get():
         queries, keys = query.shape[2], key.shape[2]
         # A preallocated cache is longer than what it holds; its prefill comes without a mask and starts at 0.
         first = 0 if attention_mask is None and queries > 1 else keys - queries

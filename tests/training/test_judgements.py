@@ -1,7 +1,5 @@
 """Training shows the evaluator exactly what inference shows it, and labels exactly what it is to say."""
 
-from copy import deepcopy
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,6 @@ from tests.training.conftest import LANGUAGE, VIT, roughen
 from training.evaluator import EvaluatorStage
 from training.judgements import IGNORED, WHAT, Asked, FreshScenes, JudgementDrawer, group_sizes
 from training.mini import small_internvl
-from training.packing import PADDING
 from training.regions import coverage, tokens_inside, tokens_under
 
 SIDES, TOKENS = (64, 32), (16, 4)
@@ -144,9 +141,15 @@ def test_features_are_where_the_model_itself_puts_them(stage, tokenizer):
     assert (mine - other).abs().max() > 0.1
 
 
+def seen_by(stage, batch):
+    return stage.see(batch, *stage.slots(batch.packed.ids, batch.inside.shape[1]))
+
+
 def logits_of(stage, batch):
     hidden = stage.base.model.language_model(
-        inputs_embeds=stage.see(batch), attention_mask=batch.packed.mask(), position_ids=batch.packed.positions
+        inputs_embeds=seen_by(stage, batch),
+        attention_mask=batch.packed.mask(),
+        position_ids=batch.packed.positions,
     ).last_hidden_state
     return stage.base.lm_head(hidden)
 
@@ -240,69 +243,6 @@ def test_regions_belong_to_the_questions_in_their_order(tokenizer, task):
     assert len(batch.shares) == len(judged)
     for shares, (truth, mask) in zip(batch.shares, judged, strict=True):
         assert_close(shares, torch.cat(list(coverage([truth, truth & mask], 2)), dim=-1))
-
-
-@torch.no_grad()
-def test_the_probed_attention_is_that_of_the_full_matrices(stage, tokenizer):
-    batch = drawer_of(tokenizer, "score").batch(np.random.default_rng(3), 2, "train")
-    hidden, attention = stage.read(batch)
-    of_image, of_masks = stage.slots(batch.packed.ids, TOKENS[0])
-    assert of_image.sum() == 2 * TOKENS[0]
-    assert of_masks.sum() == len(batch.mask_pixels) * TOKENS[1]
-    eager = deepcopy(stage.base.model.language_model)
-    eager.set_attn_implementation("eager")
-    mask = torch.zeros(batch.packed.mask().shape).masked_fill(~batch.packed.mask(), -1e9)
-    whole = eager(
-        inputs_embeds=stage.see(batch),
-        attention_mask=mask,
-        position_ids=batch.packed.positions,
-        output_attentions=True,
-        output_hidden_states=True,
-    )
-    for mine, theirs in zip(hidden, whole.hidden_states, strict=True):
-        real = batch.packed.owner != PADDING
-        assert_close(mine[real], theirs[real], atol=1e-4, rtol=1e-4)
-    assert attention.keys() == {0, 1}
-    read = of_masks | batch.asked
-    for layer, seen in attention.items():
-        expected = whole.attentions[layer].mean(1)[..., of_image[0].nonzero()[:, 0]]
-        assert_close(seen[read], expected[read], atol=1e-5, rtol=1e-4)
-        assert not seen[~read].any()
-
-
-@torch.no_grad()
-def test_each_loss_on_regions_falls_as_its_own_layer_shows_them(stage, tokenizer):
-    batch = drawer_of(tokenizer, "score").batch(np.random.default_rng(3), 2, "train")
-    _, of_masks = stage.slots(batch.packed.ids, TOKENS[0])
-    regions, direction = deepcopy(stage.regions), torch.eye(LANGUAGE.width)[0]
-    regions.of_mask.load_state_dict(regions.of_question.state_dict())
-    states = [torch.zeros(*batch.packed.ids.shape, LANGUAGE.width) for _ in range(3)]
-    attention = {layer: torch.ones(*batch.packed.ids.shape, TOKENS[0]) for layer in (0, 1)}
-
-    def falls():
-        after = regions(batch, states, attention, of_masks)
-        fallen = {name for name in before if not name.startswith("accuracy") and after[name] < before[name]}
-        before.update(after)
-        return fallen
-
-    before = regions(batch, states, attention, of_masks)
-    attention[0][of_masks] = batch.under.flatten(0, 1).float()
-    assert falls() == {"looking"}
-    attention[1][batch.asked] = batch.inside.float()
-    assert falls() == {"pointing"}
-    assert before["accuracy/pointing"] == 1
-    owned = batch.judges[:, None] == torch.arange(len(batch.inside))
-    share = batch.shares[..., 16:].mean(-1)
-    fullest = torch.stack([share[own].max() for own in owned.T])[batch.judges]
-    shown = (share > 0) & (share >= 0.5 * fullest[:, None])
-    states[1][batch.asked] = direction
-    states[1][of_masks] = torch.where(shown.flatten()[:, None], direction, -direction)
-    assert falls() == {"matching"}
-    for name in ("looking", "pointing", "matching"):
-        assert before[name] < 1e-4
-    states[2][of_masks] = -100 * regions.overlap.weight.mean(0).sign()
-    regions.overlap.weight.copy_(regions.overlap.weight.mean(0))
-    assert falls() == {"overlap"}  # Most of what is looked at is not asked for.
 
 
 def test_losses_are_those_that_a_task_has(stage, tokenizer):
