@@ -6,9 +6,9 @@ The vision tower, SAM's image encoder and SAM's own decoder are frozen; the lang
 LISA; the paper freezes it) a mask decoder for the raw token are trained. Departures, mini only, because nothing here
 comes trained: the language model learns from scratch instead of through LoRA; four losses point it at the target, a
 contrastive one between the `[SEG]` predictor's state and the image tokens, one on its attention, one on the attention
-of the words for what a question compares with, and one that asks the prompt token to be what SAM makes of points on the
-target, which its decoder already understands; masks enter after `masks_from` steps; the three multi-mask outputs learn
-the best of three.
+of the words for what a question compares with or counts past, and one that asks the prompt token to be what SAM makes
+of points on the target, which its decoder already understands; masks enter after `masks_from` steps; the three
+multi-mask outputs learn the best of three.
 """
 
 from collections.abc import Mapping, Sequence
@@ -85,7 +85,7 @@ class GeneratorStage(Stage):
     """Wires LISA to a frozen SAM. `weights` and `segmenter` are folders of the stages before.
 
     Masks are decoded from step `masks_from` on, for the first `masked` questions of each picture. `layers` are those
-    whose attention the searches read, `mention_layers` those before them that look up what a question compares with.
+    whose attention the searches read, `mention_layers` those before them that look up a question's mention.
     """
 
     LOSS: ClassVar[Mapping[str, float]] = {

@@ -11,9 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from rea2seg.generator.llava import clip_pixels
 from rea2seg.generator.tokens import IMAGE, Conversation, expand
-from rea2seg.synth.programs import Anchor
+from rea2seg.synth.programs import Anchor, Ranked
 from rea2seg.synth.queries import CATEGORIES, Question, part_id, questions
-from rea2seg.synth.render import Rendering
+from rea2seg.synth.render import Rendering, look
+from rea2seg.synth.worlds import World
 from rea2seg.text import encode_untrusted
 from training.batches import Movable
 from training.packing import Packed, pack, starts
@@ -28,20 +29,31 @@ def target_codes(question: Question) -> Bool[np.ndarray, " codes"]:
     return code_set(question.target, None if question.part is None else part_id(question.part))
 
 
-def mention(question: Question) -> tuple[str, tuple[int, ...]]:
-    """A question up to the words for the thing that it compares with, and that thing; nothing where there is none."""
-    anchor: Anchor | None = getattr(question.program, "anchor", None)
-    if anchor is None:
-        return "", ()
-    return question.text[: question.text.rindex(anchor.name) + len(anchor.name)], (anchor.index,)
+@dataclass(frozen=True)
+class Mention:
+    """What a question needs before its target can be found: these things, once it has been read up to these words."""
+
+    words: str
+    things: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, question: Question, seen: World) -> "Mention":
+        """What a question compares with, or what it counts past; nothing where there is neither."""
+        program = question.program
+        anchor: Anchor | None = getattr(program, "anchor", None)
+        if anchor is not None:
+            return cls(question.text[: question.text.rindex(anchor.name) + len(anchor.name)], (anchor.index,))
+        if isinstance(program, Ranked) and (passed := program.passed(seen)):
+            return cls(question.text.rstrip("?."), passed)
+        return cls("")
 
 
 @dataclass(frozen=True, eq=False)
 class QuestionBatch(Movable):
     """q packed questions about each of b pictures.
 
-    `inside` are the image tokens inside the target, `named` those inside the thing that a question compares with, whose
-    last word is at `mentions` of the packed sequence (without such a thing: no token, and the question's first word).
+    `inside` are the image tokens inside the target, `named` those inside the things of a question's `Mention`, whose
+    last word is at `mentions` of the packed sequence (without such things: no token, and the question's first word).
     """
 
     pixels: Float[Tensor, "b 3 side side"]
@@ -57,15 +69,17 @@ class QuestionBatch(Movable):
         return len(self.pixels)
 
 
-def draw_questions(
-    rng: np.random.Generator, count: int, categories: Sequence[str], split: str
-) -> tuple[Rendering, list[Question]]:
-    """A scene with exactly `count` questions; worlds that offer fewer are passed over."""
+Drawn = tuple[Rendering, list[Question], list[Mention]]
+
+
+def draw_questions(rng: np.random.Generator, count: int, categories: Sequence[str], split: str) -> Drawn:
+    """A scene with exactly `count` questions and their mentions; worlds that offer fewer are passed over."""
     while True:
         world, rendering = sample_scene(rng, split)
         asked = questions(rng, world, rendering, count, categories)
         if len(asked) == count:
-            return rendering, asked
+            seen = look(world, rendering)
+            return rendering, asked, [Mention.of(question, seen) for question in asked]
 
 
 class QuestionDrawer:
@@ -97,27 +111,29 @@ class QuestionDrawer:
     def batch(self, rng: np.random.Generator, scenes: int, split: str) -> QuestionBatch:
         """A batch of fresh scenes."""
         drawn = [draw_questions(rng, self.count, self.categories, split) for _ in range(scenes)]
-        rows = [self.row(rng, rendering, asked) for rendering, asked in drawn]
+        rows = [self.row(rng, *scene) for scene in drawn]
         stacked = {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]}
         targets = Targets(stacked.pop("lattice"), stacked.pop("shift"), stacked.pop("table"))
-        blocks = [[self.block_ids(question.text) for question in asked] for _, asked in drawn]
+        blocks = [[self.block_ids(question.text) for question in asked] for _, asked, _ in drawn]
         packed = pack(self.prefix, blocks, self.tokenizer.pad_token_id)
-        mentions = torch.tensor([self.mentions(row, asked) for row, (_, asked) in zip(blocks, drawn, strict=True)])
+        mentions = torch.tensor([self.mentions(row, named) for row, (*_, named) in zip(blocks, drawn, strict=True)])
         return QuestionBatch(packed=packed, targets=targets, mentions=mentions, **stacked)
 
-    def mentions(self, blocks: list[list[int]], asked: list[Question]) -> list[int]:
+    def mentions(self, blocks: list[list[int]], named: list[Mention]) -> list[int]:
         """Where in a packed sequence the mention of each question ends."""
-        words = [len(encode_untrusted(self.tokenizer, mention(question)[0])) for question in asked]
+        words = [len(encode_untrusted(self.tokenizer, mention.words)) for mention in named]
         begins = starts(len(self.prefix), blocks)
         return [start + max(count - 1, 0) for start, count in zip(begins, words, strict=True)]
 
-    def row(self, rng: np.random.Generator, rendering: Rendering, asked: list[Question]) -> dict[str, object]:
+    def row(
+        self, rng: np.random.Generator, rendering: Rendering, asked: list[Question], named: list[Mention]
+    ) -> dict[str, object]:
         """The pictures and the truth of one scene."""
         codes, sets = codes_of(rendering), [target_codes(question) for question in asked]
-        names = [code_set(mention(question)[1]) for question in asked]
+        names = [code_set(mention.things) for mention in named]
         cells = token_cells(codes, self.grid, padded=True)
         share = torch.from_numpy(np.stack([chosen[cells].mean(-1) for chosen in (*sets, *names)])).flatten(1)
-        inside, named = tokens_inside(share).split(len(asked))
+        inside, mentioned = tokens_inside(share).split(len(asked))
         canvas, resized, _ = on_canvas(rendering, self.canvas)
         shift = rng.uniform(-0.5, 0.5, 2).astype(np.float32)
         span = (resized[0] * self.cells / self.canvas, resized[1] * self.cells / self.canvas)
@@ -126,7 +142,7 @@ class QuestionDrawer:
             "canvas": canvas,
             "resized": np.array(resized),
             "inside": inside,
-            "named": named,
+            "named": mentioned,
             "lattice": code_lattice(codes, self.cells, shift, span),
             "shift": shift,
             "table": np.stack(sets)[:, None],

@@ -119,6 +119,12 @@ class Ranked:
     def _order(self, world: World) -> list[Thing]:
         return sorted(world.of_kind(self.kind), key=lambda thing: self._value(world, thing))
 
+    def passed(self, world: World) -> tuple[int, ...]:
+        """What one passes when counting to the first place: `the third from the left` passes the first two."""
+        order, ahead = self._order(world), min(self.places)
+        counted = order[:ahead] if ahead >= 0 else order[len(order) + max(self.places) + 1 :]
+        return tuple(thing.index for thing in counted)
+
     def targets(self, world: World) -> tuple[int, ...] | None:
         order = self._order(world)
         taken = {place % len(order) for place in self.places}

@@ -124,6 +124,21 @@ def test_what_is_too_close_to_call_has_no_answer(program: Program, world: World)
     assert program.targets(world) is None
 
 
+@pytest.mark.parametrize(
+    ("key", "places", "passed"),
+    [
+        ("x", (0,), ()),
+        ("x", (2,), (0, 1)),
+        ("x", (1, 2), (0,)),
+        ("x", (-2,), (7,)),
+        ("y", (-1,), ()),
+        ("y", (-3, -2), (2,)),
+    ],
+)
+def test_what_one_passes_lies_between_the_end_and_the_first_place(key, places, passed):
+    assert Ranked("star", key, places, "").passed(STARS_AND_CUPS) == passed
+
+
 def test_only_differences_that_decide_need_a_margin() -> None:
     close_behind = moved(2, x=0.46)
     assert Ranked("star", "x", (0,), "leftmost").targets(close_behind) == (0,)

@@ -14,7 +14,7 @@ from rea2seg.text import clean_question
 from tests.training.conftest import CLIP, CONVERSATION, LANGUAGE, SAM, roughen
 from training.generator import GeneratorStage, misplaced, points_on
 from training.mini import small_llava
-from training.questions import QuestionDrawer, draw_questions, image_columns, mention, target_codes
+from training.questions import QuestionDrawer, draw_questions, image_columns, target_codes
 from training.scenes import CODES, Targets, code_lattice, codes_of, sample_scene, to_tensor
 
 COUNT, GRID = 3, CLIP.side // CLIP.patch
@@ -58,7 +58,7 @@ def lisa(stage):
 
 
 def test_every_block_completes_the_prefix_to_the_ids_of_inference(drawn, batch, lisa):
-    for row, (_, asked) in enumerate(drawn):
+    for row, (_, asked, _) in enumerate(drawn):
         for block, question in enumerate(asked):
             whole = expand(lisa._teach(clean_question(question.text)), GRID**2)
             owner = batch.packed.owner[row]
@@ -69,7 +69,7 @@ def test_every_block_completes_the_prefix_to_the_ids_of_inference(drawn, batch, 
 
 def test_predictors_and_image_columns_are_those_of_the_token_layout(batch, stage, drawn, lisa):
     _, predictors, *_ = stage.read(batch)
-    for row, (_, asked) in enumerate(drawn):
+    for row, (_, asked, _) in enumerate(drawn):
         for block, question in enumerate(asked):
             ids = expand(lisa._teach(question.text), GRID**2)
             layout = TokenLayout.of(ids, (GRID, GRID), lisa.seg)
@@ -84,7 +84,7 @@ def test_predictors_and_image_columns_are_those_of_the_token_layout(batch, stage
 def test_a_packed_batch_reads_the_states_and_rows_that_lisa_reads(batch, stage, drawn, lisa):
     hidden, predictors, attention, _ = stage.read(batch)
     assert attention.std(-1).mean() > 0.003  # Sharp enough that a shifted row or column would show.
-    for row, (rendering, asked) in enumerate(drawn):
+    for row, (rendering, asked, _) in enumerate(drawn):
         image = to_tensor(rendering.image)
         groundings = lisa.ground([Query(image, question.text) for question in asked])
         for block, grounding in enumerate(groundings):
@@ -99,7 +99,7 @@ def test_the_masks_of_training_are_those_that_the_segmenter_decodes(batch, stage
     sam, cells = Sam.wrap(stage.sam, stage.decoder), 64
     hidden, predictors, *_ = stage.read(batch)
     truth = torch.zeros(len(drawn), COUNT, 1, cells, cells, dtype=torch.bool)
-    for row, (rendering, asked) in enumerate(drawn):
+    for row, (rendering, asked, _) in enumerate(drawn):
         image = to_tensor(rendering.image)
         embedding, shift = sam.encode([image])[0], batch.targets.shift[row].numpy()
         span = tuple(length * cells / SAM.image_size for length in embedding.canvas.resized)
@@ -122,8 +122,8 @@ def test_the_masks_of_training_are_those_that_the_segmenter_decodes(batch, stage
 
 def test_inside_are_the_tokens_whose_pixels_show_the_target(tokenizer, drawn):
     drawer = QuestionDrawer(tokenizer, CONVERSATION, "[SEG]", 192, 12, SAM.image_size, 16, COUNT)
-    for rendering, asked in drawn:
-        row = drawer.row(np.random.default_rng(0), rendering, asked)
+    for rendering, asked, named in drawn:
+        row = drawer.row(np.random.default_rng(0), rendering, asked, named)
         boxes = CellMap.padded(rendering.instance_ids.shape, 12).boxes().round().int().clamp(min=0).tolist()
         for question, inside in zip(asked, row["inside"], strict=True):
             truth = question.truth(rendering)
@@ -132,28 +132,34 @@ def test_inside_are_the_tokens_whose_pixels_show_the_target(tokenizer, drawn):
             assert covered[~inside].max() < 0.65 * covered.max()
 
 
-def test_mentions_are_the_last_words_for_what_is_compared_with(tokenizer, drawer):
-    seen = 0
-    for seed in range(4):
+def test_mentions_end_with_the_last_word_for_what_is_looked_up(tokenizer, drawer):
+    compared, counted = 0, 0
+    for seed in range(6):
         batch = drawer.batch(np.random.default_rng(seed), 2, "train")
-        rng = np.random.default_rng(seed)
-        rendering, asked = draw_questions(rng, COUNT, CATEGORIES, "train")
-        for block, question in enumerate(asked):
+        rendering, asked, named = draw_questions(np.random.default_rng(seed), COUNT, CATEGORIES, "train")
+        for block, (question, mention) in enumerate(zip(asked, named, strict=True)):
             at, row = int(batch.mentions[0, block]), batch.packed.owner[0]
             own = torch.nonzero(row == block)[:, 0]
             said = tokenizer.decode(batch.packed.ids[0, own[0] : at + 1])
-            anchor = getattr(question.program, "anchor", None)
             assert own[0] <= at <= own[-1]
-            assert bool(batch.named[0, block].any()) == (anchor is not None)
+            assert bool(batch.named[0, block].any()) == bool(mention.things)
+            if not mention.things:
+                continue
+            assert said == mention.words
+            anchor = getattr(question.program, "anchor", None)
             if anchor is not None:
-                assert said == mention(question)[0]
-                assert said.endswith(anchor.name)
-                shown = rendering.instance_ids == anchor.index + 1
-                boxes = CellMap.padded(shown.shape, GRID).boxes().round().int().clamp(min=0).tolist()
-                covered = np.array([shown[top:bottom, left:right].sum() for left, top, right, bottom in boxes])
-                assert covered[batch.named[0, block]].min() > 0.35 * covered.max()
-                seen += 1
-    assert seen >= 3
+                assert (mention.things, said.endswith(anchor.name)) == ((anchor.index,), True)
+                compared += 1
+            else:
+                assert not {*mention.things} & {*question.target}
+                assert question.text.startswith(said)
+                assert len(question.text) - len(said) <= 1
+                counted += 1
+            shown = np.isin(rendering.instance_ids, [index + 1 for index in mention.things])
+            boxes = CellMap.padded(shown.shape, GRID).boxes().round().int().clamp(min=0).tolist()
+            covered = np.array([shown[top:bottom, left:right].sum() for left, top, right, bottom in boxes])
+            assert covered[batch.named[0, block]].min() > 0.35 * covered.max()
+    assert min(compared, counted) >= 3
 
 
 def test_the_points_on_a_target_are_sams_own_points(stage):
