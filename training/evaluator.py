@@ -6,7 +6,7 @@
 Stage 1: scores without reasoning, what lies under a mask, and questions answered in words. Stage 2: relational
 questions with and without reasoning, as a LoRA adapter on the language layers (the paper trains both stages with LoRA
 of rank 128 on InternVL3-8B). Departures, mini only: stage 1 trains all of the language model, because nothing here
-comes trained, from that of the generator on, which already knows the questions; `training.guidance` adds four losses
+comes trained, from that of the generator on, which already knows the questions; `training.guidance` adds five losses
 that lead it from the asked region to the masks; the digits of the scores have a loss of their own, so that they are
 not drowned by the words.
 """
@@ -77,6 +77,7 @@ class EvaluatorStage(Stage):
         "pointing": 0.5,
         "matching": 0.5,
         "overlap": 5.0,
+        "reading": 0.5,
     }
 
     def __init__(
@@ -89,6 +90,7 @@ class EvaluatorStage(Stage):
         point: tuple[int, int] = (3, 4),
         match: int = 5,
         cover: int = 6,
+        read: tuple[int, int] = (6, 7),
         lr: float = 1e-3,
         warmup: int = 300,
         decay: float = 0.3,
@@ -105,7 +107,7 @@ class EvaluatorStage(Stage):
         if language is not None:
             take_over_language(self.base.model.language_model, load(Path(language)).mllm.get_decoder())
         width = self.base.config.text_config.hidden_size
-        self.guidance = None if rank else Guidance(width, look, point, match, cover)
+        self.guidance = None if rank else Guidance(width, look, point, match, cover, read)
         enable(self.base)
         for frozen in (self.base.model.vision_tower, self.base.model.multi_modal_projector):
             frozen.requires_grad_(False)

@@ -47,7 +47,7 @@ def stage(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluator")
     roughen(small_internvl(VIT, LANGUAGE, tokenizer, 0.5)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    layers = {"look": (0, 0), "point": (1, 1), "match": 1, "cover": 2}
+    layers = {"look": (0, 0), "point": (1, 1), "match": 1, "cover": 2, "read": (1, 1)}
     return EvaluatorStage(str(folder), str(folder / "export"), **layers).eval()
 
 
@@ -246,7 +246,7 @@ def test_regions_belong_to_the_questions_in_their_order(tokenizer, task):
 
 
 def test_losses_are_those_that_a_task_has(stage, tokenizer):
-    regions = {"looking", "pointing", "accuracy/pointing", "matching", "overlap"}
+    regions = {"looking", "pointing", "accuracy/pointing", "matching", "overlap", "reading"}
     for task, told in (
         ("explain", {"pointing", "accuracy/pointing"}),
         ("describe", {"looking"}),

@@ -134,7 +134,7 @@ def test_inside_are_the_tokens_whose_pixels_show_the_target(tokenizer, drawn):
 
 def test_mentions_end_with_the_last_word_for_what_is_looked_up(tokenizer, drawer):
     compared, counted = 0, 0
-    for seed in range(6):
+    for seed in range(16):
         batch = drawer.batch(np.random.default_rng(seed), 2, "train")
         rendering, asked, named = draw_questions(np.random.default_rng(seed), COUNT, CATEGORIES, "train")
         for block, (question, mention) in enumerate(zip(asked, named, strict=True)):
@@ -158,7 +158,7 @@ def test_mentions_end_with_the_last_word_for_what_is_looked_up(tokenizer, drawer
             shown = np.isin(rendering.instance_ids, [index + 1 for index in mention.things])
             boxes = CellMap.padded(shown.shape, GRID).boxes().round().int().clamp(min=0).tolist()
             covered = np.array([shown[top:bottom, left:right].sum() for left, top, right, bottom in boxes])
-            assert covered[batch.named[0, block]].min() > 0.35 * covered.max()
+            assert covered[batch.named[0, block]].min() > 0.25 * covered.max()
     assert min(compared, counted) >= 3
 
 
