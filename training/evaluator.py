@@ -21,15 +21,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
+from torch.nn import functional
 
+from rea2seg.errors import ConfigError
 from rea2seg.evaluators.prompts import EvaluatorTemplate
 from rea2seg.evaluators.weights import load_internvl
 from rea2seg.generator.attention import enable
 from rea2seg.generator.llava import load
 from training.batches import Stream
-from training.guidance import Guidance
+from training.guidance import Guidance, GuidedLayers
 from training.judgements import IGNORED, JudgementBatch, JudgementDrawer, Source, Task
-from training.losses import answer_loss
 from training.mini import load_tokenizer, save_internvl
 from training.packing import BlockAttention
 from training.stage import Stage, run
@@ -66,19 +67,20 @@ class Judgements(Stream):
 class EvaluatorStage(Stage):
     """Wires InternVL to its loss. `rank` > 0 trains an adapter of that rank and exports it alone.
 
-    `language` is the folder of a generator whose language model is to go on here; for the layers that are guided
-    see `training.guidance`. An adapter learns without guidance.
+    `language` is the folder of a generator whose language model is to go on here; `guided` are the
+    layers of `training.guidance`, without which an adapter learns.
     """
 
     LOSS: ClassVar[Mapping[str, float]] = {
         "words": 1.0,
         "digits": 1.0,
         "looking": 0.5,
-        "pointing": 0.5,
+        "attention": 0.5,
         "matching": 0.5,
         "overlap": 5.0,
         "reading": 0.5,
     }
+    """The two of the replies, then the five of `training.guidance`. Ours."""
 
     def __init__(
         self,
@@ -86,18 +88,16 @@ class EvaluatorStage(Stage):
         export: str,
         rank: int = 0,
         language: str | None = None,
-        look: tuple[int, int] = (1, 2),
-        point: tuple[int, int] = (3, 4),
-        match: int = 5,
-        cover: int = 6,
-        read: tuple[int, int] = (6, 7),
+        guided: GuidedLayers = GuidedLayers(),  # noqa: B008 - frozen
         lr: float = 1e-3,
         warmup: int = 300,
         decay: float = 0.3,
         wd: float = 0.05,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters("export", "rank", "lr", "warmup", "decay", "wd")
+        if rank and language is not None:
+            raise ConfigError("an adapter goes on from `weights`; `language` belongs to the training of all layers")
         self.model, self.tokenizer = load_internvl(Path(weights), None, "float32")
         if rank:
             self.model = get_peft_model(
@@ -106,14 +106,17 @@ class EvaluatorStage(Stage):
         self.base = self.model.get_base_model() if rank else self.model
         if language is not None:
             take_over_language(self.base.model.language_model, load(Path(language)).mllm.get_decoder())
-        width = self.base.config.text_config.hidden_size
-        self.guidance = None if rank else Guidance(width, look, point, match, cover, read)
+        text = self.base.config.text_config
+        guided.check(text.num_hidden_layers)
+        self.guidance = None if rank else Guidance(text.hidden_size, guided)
         enable(self.base)
         for frozen in (self.base.model.vision_tower, self.base.model.multi_modal_projector):
             frozen.requires_grad_(False)
 
-    def slots(self, ids: Int[Tensor, "b length"], tokens: int) -> tuple[Bool[Tensor, "b length"], ...]:
-        """Where the tokens of the image are, of which there are so many, and where those of the masks."""
+    def slots(
+        self, ids: Int[Tensor, "b length"], tokens: int
+    ) -> tuple[Bool[Tensor, "b length"], Bool[Tensor, "b length"]]:
+        """Where the tokens of the image are, the first `tokens` slots of each row, and where those of the masks."""
         slots = ids == self.base.config.image_token_id
         first = slots & (slots.cumsum(1) <= tokens)
         return first, slots & ~first
@@ -140,23 +143,23 @@ class EvaluatorStage(Stage):
         watch = nullcontext() if self.guidance is None else self.guidance.watch(batch, of_masks)
         embedded = self.see(batch, of_image, of_masks)
         with BlockAttention(batch.packed), watch as watched:
-            hidden = self.base.model.language_model(
+            read = self.base.model.language_model(
                 inputs_embeds=embedded,
                 attention_mask=batch.packed.mask(),
                 position_ids=batch.packed.positions,
                 use_cache=False,
-                output_hidden_states=True,
-            ).hidden_states
+                output_hidden_states=self.guidance is not None,
+            )
         parts: dict[str, Tensor] = {}
         for name, labels in (("words", batch.words), ("digits", batch.digits)):
             counted = labels != IGNORED
             if counted.any():
-                logits = self.base.lm_head(hidden[-1][counted]).float()
-                parts[name] = answer_loss(logits, labels[counted])
+                logits = self.base.lm_head(read.last_hidden_state[counted]).float()
+                parts[name] = functional.cross_entropy(logits, labels[counted])
                 parts[f"accuracy/{name}"] = (logits.argmax(-1) == labels[counted]).float().mean()
         if self.guidance is None or watched is None:
             return parts
-        return parts | self.guidance.losses(batch, hidden, watched, of_image[0], of_masks)
+        return parts | self.guidance.losses(batch, read.hidden_states, watched, of_image[0], of_masks)
 
     def export(self) -> None:
         """Write the model and its tokenizer, or the adapter alone."""

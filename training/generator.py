@@ -29,7 +29,7 @@ from rea2seg.segmenters.sam import SamConfig, build_decoder, decode_prompts, loa
 from rea2seg.structures import Prompt
 from rea2seg.synth.queries import CATEGORIES
 from training.batches import Stream
-from training.losses import answer_loss, at_lattice, lattice_iou, mask_bce, mask_dice, mass_inside, pointing
+from training.losses import at_lattice, lattice_iou, mask_bce, mask_dice, mass_inside, pointing
 from training.mini import load_tokenizer
 from training.packing import BlockAttention
 from training.questions import QuestionBatch, QuestionDrawer, image_columns
@@ -133,15 +133,11 @@ class GeneratorStage(Stage):
         """Hidden states, where the `[SEG]` predictors are, and what these and the mentions attend to in the image."""
         packed, features = batch.packed, image_features(self.mllm, batch.pixels)
         predictors = torch.nonzero(packed.ids == self.seg)[:, 1].view(len(packed.ids), -1) - 1
-        spans = [range(first, last + 1) for first, last in (self.hparams["layers"], self.hparams["mention_layers"])]
-        rows = torch.cat([predictors, batch.mentions], dim=1)
-        with BlockAttention(packed), probe({*spans[0], *spans[1]}, rows) as found:
-            embedded = embed(self.mllm, packed.ids, features)
+        embedded, image = embed(self.mllm, packed.ids, features), image_columns(packed.ids)
+        late, early = (range(a, b + 1) for a, b in (self.hparams["layers"], self.hparams["mention_layers"]))
+        with BlockAttention(packed), probe(late, predictors) as targets, probe(early, batch.mention_ends) as mentions:
             hidden = last_hidden(self.mllm, embedded, packed.mask(), packed.positions)
-        image = image_columns(packed.ids)
-        seen = [torch.stack([found.layers[layer].mean(2) for layer in span]).mean(0)[..., image] for span in spans]
-        count = predictors.shape[1]
-        return hidden, predictors, seen[0][:, :count], seen[1][:, count:]
+        return hidden, predictors, targets.mean()[..., image], mentions.mean()[..., image]
 
     def losses(self, batch: QuestionBatch) -> dict[str, Tensor]:
         """The parts of the loss, and for the log how often the likeliest token lies inside the target."""
@@ -153,10 +149,10 @@ class GeneratorStage(Stage):
         tokens = hidden[:, image_columns(ids)].repeat_interleave(predictors.shape[1], dim=0)
         logits, labels = self.mllm.lm_head(said), ids.gather(1, replies + 1)
         parts = {
-            "ce": answer_loss(logits.flatten(0, 1).float(), labels.flatten()),
+            "ce": nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten()),
             "pointing": pointing(state.float(), tokens.float(), inside),
             "attention": mass_inside(attention, inside),
-            "mention": mass_inside(mentioned.flatten(0, 1), batch.named.flatten(0, 1)),
+            "mention": mass_inside(mentioned.flatten(0, 1), batch.mentioned.flatten(0, 1)),
             "place": misplaced(self.connector(state), points_on(self.sam.prompt_encoder, batch.targets).flatten(0, 1)),
             "accuracy/attention": inside.gather(1, attention.argmax(1, keepdim=True)).float().mean(),
         }

@@ -11,17 +11,41 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
+from rea2seg.errors import ConfigError
 from rea2seg.generator.attention import Rows, probe
 from training.judgements import IGNORED, JudgementBatch
-from training.losses import mass_inside
+from training.losses import contrastive, mass_inside
 from training.regions import FINE, tokens_inside
 
-ALIKE = 64
-"""Width of the space in which questions and masks are compared."""
+MATCH_WIDTH = 64
+"""Width of the space in which questions and masks are compared. Ours."""
+
+
+@dataclass(frozen=True)
+class GuidedLayers:
+    """Where each step of the way is taught; layers count from 0, pairs are the first and the last. Ours.
+
+    In `look_layers` the tokens of a mask attend to the image under it; in `point_layers` the end of a question attends
+    to what it asks for. After `match_after` layers the two are alike where they are about the same region; after
+    `cover_after` layers every token of a mask knows how far the asked region covers it, alone and together with the
+    mask. In `read_layers` the token before a digit attends to the mask that the digit is about.
+    """
+
+    look_layers: tuple[int, int] = (1, 2)
+    point_layers: tuple[int, int] = (3, 4)
+    match_after: int = 5
+    cover_after: int = 6
+    read_layers: tuple[int, int] = (6, 7)
+
+    def check(self, depth: int) -> None:
+        """Raises ConfigError where a model of that many layers has not all of these."""
+        last = max(*self.look_layers, *self.point_layers, *self.read_layers)
+        if last >= depth or max(self.match_after, self.cover_after) > depth:
+            raise ConfigError(f"the guided layers {self} are not all among the model's {depth}")
 
 
 @dataclass(frozen=True, eq=False)
-class Attention:
+class FlaggedRows:
     """What a probe finds at flagged places."""
 
     found: Rows
@@ -29,51 +53,39 @@ class Attention:
 
     def weights(self) -> Float[Tensor, "n length"]:
         """The attention of the places, row after row: mean over the heads and the probed layers."""
-        mean = torch.stack([rows.mean(2) for rows in self.found.layers.values()]).mean(0)
+        mean = self.found.mean()
         return mean[torch.arange(mean.shape[1], device=mean.device) < self.flags.sum(1, keepdim=True)]
 
 
 class Watched(NamedTuple):
-    """The attention of masks, of questions and of digits."""
+    """The attention of mask tokens that show something, of the ends of questions, and of the tokens before digits."""
 
-    looks: Attention
-    points: Attention
-    reads: Attention
+    looks: FlaggedRows
+    points: FlaggedRows
+    reads: FlaggedRows
 
 
 class Guidance(nn.Module):
-    """How the asked region finds its way into the scores. Not exported; made for packed batches with their truth.
+    """The five losses and the heads that they need. Not exported; made for packed batches with their truth."""
 
-    `look` are the layers (first, last) in which the tokens of a mask attend to the image under it, `point` those in
-    which the last token of a question attends to what it asks for. After `match` layers the two are to be alike where
-    they are about the same region; after `cover` layers every token of a mask is to know how far the asked region
-    covers it, alone and together with the mask. In the layers `read`, which are left, every digit attends to its mask.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        look: tuple[int, int],
-        point: tuple[int, int],
-        match: int,
-        cover: int,
-        read: tuple[int, int],
-    ) -> None:
+    def __init__(self, width: int, layers: GuidedLayers) -> None:
         super().__init__()
-        self.look, self.point, self.read = (range(first, last + 1) for first, last in (look, point, read))
-        self.match, self.cover = match, cover
-        self.of_question, self.of_mask = (nn.Linear(width, ALIKE, bias=False) for _ in range(2))
+        self.layers = layers
+        self.of_question, self.of_mask = (nn.Linear(width, MATCH_WIDTH, bias=False) for _ in range(2))
         self.overlap = nn.Linear(width, 2 * FINE * FINE)
 
     @contextmanager
     def watch(self, batch: JudgementBatch, of_masks: Bool[Tensor, "b length"]) -> Iterator[Watched]:
-        """Read the attention of those mask tokens that show something, of the questions' last tokens, and of the
-        tokens before digits."""
-        flags = of_masks.masked_scatter(of_masks, batch.under.any(-1)), batch.asked, batch.digits != IGNORED
+        """Read the attention that is guided from a language model that runs inside."""
+        spans = self.layers.look_layers, self.layers.point_layers, self.layers.read_layers
+        showing = of_masks.masked_scatter(of_masks, batch.under.any(-1))
+        flags = showing, batch.question_ends, batch.digits != IGNORED
         with ExitStack() as stack:
-            layers = zip((self.look, self.point, self.read), flags, strict=True)
-            probes = [stack.enter_context(probe(span, places(where))) for span, where in layers]
-            yield Watched(*map(Attention, probes, flags))
+            probes = [
+                stack.enter_context(probe(range(first, last + 1), places(where)))
+                for (first, last), where in zip(spans, flags, strict=True)
+            ]
+            yield Watched(*map(FlaggedRows, probes, flags))
 
     def losses(
         self,
@@ -83,19 +95,20 @@ class Guidance(nn.Module):
         of_image: Bool[Tensor, " length"],
         of_masks: Bool[Tensor, "b length"],
     ) -> dict[str, Tensor]:
-        """The losses that a batch has, from the states after each number of layers and the watched attention."""
+        """The losses that a batch has. `hidden[k]` are the states after k layers; all rows have the same `of_image`."""
         parts: dict[str, Tensor] = {}
-        if len(batch.under):
+        if batch.under.any():
             weights = watched.looks.weights()[:, of_image]
             parts["looking"] = mass_inside(weights, batch.under[batch.under.any(-1)])
         if len(batch.inside):
             weights = watched.points.weights()[:, of_image]
-            parts["pointing"] = mass_inside(weights, batch.inside)
-            parts["accuracy/pointing"] = batch.inside.gather(1, weights.argmax(1, keepdim=True)).float().mean()
+            parts["attention"] = mass_inside(weights, batch.inside)
+            parts["accuracy/attention"] = batch.inside.gather(1, weights.argmax(1, keepdim=True)).float().mean()
         if len(batch.judges):
-            states, tokens = hidden[self.match][batch.asked].float(), hidden[self.match][of_masks].float()
+            after = hidden[self.layers.match_after]
+            states, tokens = after[batch.question_ends].float(), after[of_masks].float()
             parts["matching"] = matching(batch, self.of_question(states), self.of_mask(tokens))
-            covered = self.overlap(hidden[self.cover][of_masks].float()).view_as(batch.shares)
+            covered = self.overlap(hidden[self.layers.cover_after][of_masks].float()).view_as(batch.shares)
             parts["overlap"] = functional.binary_cross_entropy_with_logits(covered, batch.shares)
             parts["reading"] = reading(watched.reads, of_masks, len(batch.judges))
         return parts
@@ -106,19 +119,26 @@ def places(flags: Bool[Tensor, "b length"]) -> Int[Tensor, "b most"]:
     return pad_sequence([torch.nonzero(row)[:, 0] for row in flags], batch_first=True)
 
 
-def reading(reads: Attention, of_masks: Bool[Tensor, "b length"], count: int) -> Float[Tensor, ""]:
-    """Of all tokens of masks, the digits of a number attend to those of its own, the numbers following the masks."""
-    number = of_masks.flatten().cumsum(0).sub(1).div(int(of_masks.sum()) // count, rounding_mode="floor")
-    number = number.masked_fill(~of_masks.flatten(), -1).view_as(of_masks)
+def reading(reads: FlaggedRows, of_masks: Bool[Tensor, "b length"], count: int) -> Float[Tensor, ""]:
+    """-log of the share, of the attention to all mask tokens, that the tokens before a score's digits put on its mask.
+
+    The k-th of `count` scores of a batch is that of the k-th mask; all have equally many digits and tokens.
+    """
+    masks, tokens = torch.arange(count, device=of_masks.device), int(of_masks.sum()) // count
+    number = torch.full(of_masks.shape, -1, device=of_masks.device)
+    number = number.masked_scatter(of_masks, masks.repeat_interleave(tokens))
     rows = torch.nonzero(reads.flags)[:, 0]
-    own = torch.arange(count, device=rows.device).repeat_interleave(len(rows) // count)
+    own = masks.repeat_interleave(len(rows) // count)
     return mass_inside(reads.weights() * of_masks[rows], number[rows] == own[:, None])
 
 
 def matching(batch: JudgementBatch, states: Float[Tensor, "n c"], tokens: Float[Tensor, "all c"]) -> Float[Tensor, ""]:
-    """Contrastive: of all tokens of a question's masks, those that show its region are the likest to it."""
+    """Contrastive: of all tokens of a question's masks, those that show its region are the most similar to its state.
+
+    A token shows the region as far as mask and region together cover it.
+    """
     share = batch.shares[..., FINE * FINE :].mean(-1)
     own = batch.judges.repeat_interleave(share.shape[1]) == torch.arange(len(states), device=share.device)[:, None]
     similarity = functional.normalize(states, dim=-1) @ functional.normalize(tokens, dim=-1).T
-    weights = (similarity / 0.1).masked_fill(~own, -torch.inf).softmax(-1)
-    return mass_inside(weights, tokens_inside(own * share.flatten()))
+    # Not -inf: a question without masks has a row in which nothing takes part.
+    return contrastive(similarity.masked_fill(~own, -1e4), tokens_inside(own * share.flatten()))

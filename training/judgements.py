@@ -39,10 +39,11 @@ IGNORED = -100
 class JudgementBatch(Movable):
     """Packed blocks; `words` and `digits` are the next-token labels of a reply's text and of its numbers' digits.
 
-    `asked` marks the last token of each of n questions, `inside` the image tokens inside what each asks for; `under`
-    are the image tokens under what every mask token shows of its mask. `judges` says which question each of the masks
-    that are scored belongs to, `shares` how far the asked region, and then mask and region together, cover the 4 x 4
-    squares of its tokens. Where nothing is asked for (`describe`), these four have no rows.
+    `question_ends` marks the token that ends each of n questions (the template's `asked`), `inside` the image tokens
+    inside what each asks for; `under` are the image tokens under what every mask token shows of its mask. `judges` says
+    which question each of the scored masks belongs to, `shares` how far the asked region, and then mask and region
+    together, cover the 4 x 4 squares of its tokens. For `describe`, `question_ends` marks nothing and `inside`,
+    `judges` and `shares` have no rows; for `explain`, `under`, `judges` and `shares` have none.
     """
 
     pixels: Float[Tensor, "b 3 side side"]
@@ -50,7 +51,7 @@ class JudgementBatch(Movable):
     packed: Packed
     words: Int[Tensor, "b length"]
     digits: Int[Tensor, "b length"]
-    asked: Bool[Tensor, "b length"]
+    question_ends: Bool[Tensor, "b length"]
     inside: Bool[Tensor, "n tokens"]
     under: Bool[Tensor, "m mask_tokens tokens"]
     judges: Int[Tensor, " scored"]
@@ -62,10 +63,10 @@ class JudgementBatch(Movable):
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One question with its masks and its reply, as ids; where the question ends, and where the reply begins."""
+    """One question with its masks and its reply, as ids; the place of the question's end, and of the reply's start."""
 
     ids: list[int]
-    asked: int
+    question_end: int
     reply: int
 
 
@@ -111,17 +112,20 @@ class FreshScenes:
             found = questions(rng, world, rendering, count, self.categories)
             if len(found) == count:
                 sizes = group_sizes(rng, count, self.group if masks else 0, self.short)
-                pairs = zip(found, sizes, strict=True)
-                return to_tensor(rendering.image), [self.ask(rng, world, rendering, one, size) for one, size in pairs]
+                codes, seen = codes_of(rendering), look(world, rendering)
+                groups = [
+                    draw_masks(rng, world, codes, question, question.truth(rendering), size)
+                    for question, size in zip(found, sizes, strict=True)
+                ]
+                pairs = zip(found, groups, strict=True)
+                return to_tensor(rendering.image), [ask(rendering, seen, *pair) for pair in pairs]
 
-    def ask(
-        self, rng: np.random.Generator, world: World, rendering: Rendering, question: Question, group: int
-    ) -> Asked:
-        """One question with a group of masks."""
-        truth, seen = question.truth(rendering), look(world, rendering)
-        masks = draw_masks(rng, world, codes_of(rendering), question, truth, group)
-        under = [describe_mask(mask, rendering, seen) for mask in masks]
-        return Asked(question.text, question.reasoning, truth, masks, [iou(mask, truth) for mask in masks], under)
+
+def ask(rendering: Rendering, seen: World, question: Question, masks: list[Mask]) -> Asked:
+    """A question with a group of masks, judged and described."""
+    truth = question.truth(rendering)
+    under = [describe_mask(mask, rendering, seen) for mask in masks]
+    return Asked(question.text, question.reasoning, truth, masks, [iou(mask, truth) for mask in masks], under)
 
 
 class JudgementDrawer:
@@ -157,30 +161,29 @@ class JudgementDrawer:
         words, digits = (torch.full_like(packed.ids, IGNORED) for _ in range(2))
         ends = torch.zeros_like(packed.ids, dtype=torch.bool)
         for row, blocks in enumerate(rows):
-            self.label(words[row], digits[row], packed.ids[row], blocks)
             for start, block in zip(starts(len(self.prefix), [block.ids for block in blocks]), blocks, strict=True):
-                ends[row, start + block.asked] = task != "describe"
-        pixels = torch.stack([image_pixels(image, self.sides[0]) for image, _ in drawn])
+                ends[row, start + block.question_end] = task != "describe"
+                self.label(words[row], digits[row], start, block)
         every = [asked for _, questions in drawn for asked in questions]
         masks = [mask for asked in every for mask in asked.masks]
         return JudgementBatch(
-            pixels,
-            shown_masks(masks, self.sides[1]),
-            packed,
-            words,
-            digits,
-            ends,
+            pixels=torch.stack([image_pixels(image, self.sides[0]) for image, _ in drawn]),
+            mask_pixels=shown_masks(masks, self.sides[1]),
+            packed=packed,
+            words=words,
+            digits=digits,
+            question_ends=ends,
             under=tokens_under(masks, *self.grids),
             **self.regions([] if task == "describe" else every),
         )
 
     def regions(self, every: Sequence[Asked]) -> dict[str, Tensor]:
-        """Where the asked regions lie, on the image tokens, and under the masks, on the mask tokens."""
-        image, small = self.grids
-        inside = tokens_inside(coverage([asked.truth for asked in every], image).mean(-1))
+        """`inside`, `judges` and `shares` of a batch with these questions, in their order."""
+        image_grid, mask_grid = self.grids
+        inside = tokens_inside(coverage([asked.truth for asked in every], image_grid).mean(-1))
         judged = torch.tensor([len(asked.masks) for asked in every], dtype=torch.long)
-        truths = coverage([asked.truth for asked in every], small).repeat_interleave(judged, dim=0)
-        both = coverage([mask & asked.truth for asked in every for mask in asked.masks], small)
+        truths = coverage([asked.truth for asked in every], mask_grid).repeat_interleave(judged, dim=0)
+        both = coverage([mask & asked.truth for asked in every for mask in asked.masks], mask_grid)
         judges = torch.arange(len(every)).repeat_interleave(judged)
         return {"inside": inside, "judges": judges, "shares": torch.cat([truths, both], dim=-1)}
 
@@ -188,9 +191,9 @@ class JudgementDrawer:
         """One task about one question."""
         text = WHAT if task == "describe" else asked.text
         ids = prefix_ids(self.tokenizer, self.template, text, self.image_tokens)[len(self.prefix) :]
-        asked_at = len(ids) - 1
+        question_end = len(ids) - 1
         ids += suffix_ids(self.tokenizer, self.template, len(asked.masks), self.mask_tokens, task != "score")
-        return Block([*ids, *self.reply(task, asked)], asked_at, len(ids))
+        return Block([*ids, *self.reply(task, asked)], question_end, len(ids))
 
     def reply(self, task: Task, asked: Asked) -> list[int]:
         """The ids of the right reply."""
@@ -201,23 +204,14 @@ class JudgementDrawer:
         reasoning = f"{asked.reasoning} {under}" if task == "reason" else ""
         return reply_ids(self.tokenizer, self.template, asked.scores, reasoning)
 
-    def label(
-        self,
-        words: Int[Tensor, " length"],
-        digits: Int[Tensor, " length"],
-        ids: Int[Tensor, " length"],
-        blocks: list[Block],
-    ) -> None:
-        """Write the labels of one sequence: position t predicts token t + 1."""
-        start = len(self.prefix)
-        for block in blocks:
-            stop, scored = start + len(block.ids), self.scored(block)
-            for at in range(start + block.reply, stop):
-                (digits if at - start in scored else words)[at - 1] = ids[at]
-            start = stop
+    def label(self, words: Int[Tensor, " length"], digits: Int[Tensor, " length"], start: int, block: Block) -> None:
+        """Write the labels of a block that starts there: position t predicts token t + 1."""
+        scored = self.scored(block)
+        for at in range(block.reply, len(block.ids)):
+            (digits if at in scored else words)[start + at - 1] = block.ids[at]
 
     def scored(self, block: Block) -> set[int]:
         """The places in a block of the digits of its scores, which come after the last opening."""
         opening, digits = list(self.grammar.opening), set(self.grammar.digits)
-        starts = [at for at in range(block.reply, len(block.ids)) if block.ids[at : at + len(opening)] == opening]
-        return {at for at in range(starts[-1], len(block.ids)) if block.ids[at] in digits} if starts else set()
+        found = [at for at in range(block.reply, len(block.ids)) if block.ids[at : at + len(opening)] == opening]
+        return {at for at in range(found[-1], len(block.ids)) if block.ids[at] in digits} if found else set()

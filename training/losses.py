@@ -6,7 +6,7 @@ supervised at full resolution (area-downsampled targets would lose them).
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -63,6 +63,13 @@ def pointing(
     Questions without a token inside are left out.
     """
     similarity = torch.einsum("nd,ntd->nt", functional.normalize(state, dim=-1), functional.normalize(tokens, dim=-1))
+    return contrastive(similarity, inside, temperature)
+
+
+def contrastive(
+    similarity: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"], temperature: float = 0.1
+) -> Float[Tensor, ""]:
+    """-log of the softmax mass inside, over all t. The temperature is ours."""
     return mass_inside((similarity / temperature).softmax(-1), inside)
 
 
@@ -71,9 +78,3 @@ def mass_inside(weights: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"]) -> F
     share = (weights * inside).sum(-1) / weights.sum(-1).clamp(min=1e-6)
     counted = inside.any(-1)
     return -(share.clamp(min=1e-6).log() * counted).sum() / counted.sum().clamp(min=1)
-
-
-def answer_loss(logits: Float[Tensor, "n v"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:
-    """Cross-entropy of the next token; label -100 is left out. 0 where nothing is left."""
-    counted = (labels != -100).sum().clamp(min=1)
-    return functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum") / counted

@@ -31,14 +31,17 @@ def target_codes(question: Question) -> Bool[np.ndarray, " codes"]:
 
 @dataclass(frozen=True)
 class Mention:
-    """What a question needs before its target can be found: these things, once it has been read up to these words."""
+    """What must be looked up before a target can be found: these things, by index, at the end of these words.
+
+    That is what a question compares with, or what an ordinal counts past.
+    """
 
     words: str
     things: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, question: Question, seen: World) -> "Mention":
-        """What a question compares with, or what it counts past; nothing where there is neither."""
+        """The mention of a question about the world as it is seen; no words where nothing must be looked up first."""
         program = question.program
         anchor: Anchor | None = getattr(program, "anchor", None)
         if anchor is not None:
@@ -52,8 +55,8 @@ class Mention:
 class QuestionBatch(Movable):
     """q packed questions about each of b pictures.
 
-    `inside` are the image tokens inside the target, `named` those inside the things of a question's `Mention`, whose
-    last word is at `mentions` of the packed sequence (without such things: no token, and the question's first word).
+    `inside` are the image tokens inside the target, `mentioned` those inside the things of a question's `Mention`. Its
+    words end at `mention_ends` of the packed sequence (without such things: no token, and the question's first word).
     """
 
     pixels: Float[Tensor, "b 3 side side"]
@@ -61,25 +64,31 @@ class QuestionBatch(Movable):
     resized: Int[Tensor, "b 2"]
     packed: Packed
     inside: Bool[Tensor, "b q tokens"]
-    named: Bool[Tensor, "b q tokens"]
-    mentions: Int[Tensor, "b q"]
+    mentioned: Bool[Tensor, "b q tokens"]
+    mention_ends: Int[Tensor, "b q"]
     targets: Targets
 
     def __len__(self) -> int:
         return len(self.pixels)
 
 
-Drawn = tuple[Rendering, list[Question], list[Mention]]
+@dataclass(frozen=True, eq=False)
+class QuestionedScene:
+    """A picture, questions about it, and the mention of each."""
+
+    rendering: Rendering
+    asked: list[Question]
+    mentions: list[Mention]
 
 
-def draw_questions(rng: np.random.Generator, count: int, categories: Sequence[str], split: str) -> Drawn:
-    """A scene with exactly `count` questions and their mentions; worlds that offer fewer are passed over."""
+def draw_questions(rng: np.random.Generator, count: int, categories: Sequence[str], split: str) -> QuestionedScene:
+    """A scene with exactly `count` questions; worlds that offer fewer are passed over."""
     while True:
         world, rendering = sample_scene(rng, split)
         asked = questions(rng, world, rendering, count, categories)
         if len(asked) == count:
             seen = look(world, rendering)
-            return rendering, asked, [Mention.of(question, seen) for question in asked]
+            return QuestionedScene(rendering, asked, [Mention.of(question, seen) for question in asked])
 
 
 class QuestionDrawer:
@@ -111,26 +120,25 @@ class QuestionDrawer:
     def batch(self, rng: np.random.Generator, scenes: int, split: str) -> QuestionBatch:
         """A batch of fresh scenes."""
         drawn = [draw_questions(rng, self.count, self.categories, split) for _ in range(scenes)]
-        rows = [self.row(rng, *scene) for scene in drawn]
+        rows = [self.row(rng, scene) for scene in drawn]
         stacked = {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]}
         targets = Targets(stacked.pop("lattice"), stacked.pop("shift"), stacked.pop("table"))
-        blocks = [[self.block_ids(question.text) for question in asked] for _, asked, _ in drawn]
+        blocks = [[self.block_ids(question.text) for question in scene.asked] for scene in drawn]
         packed = pack(self.prefix, blocks, self.tokenizer.pad_token_id)
-        mentions = torch.tensor([self.mentions(row, named) for row, (*_, named) in zip(blocks, drawn, strict=True)])
-        return QuestionBatch(packed=packed, targets=targets, mentions=mentions, **stacked)
+        ends = torch.tensor([self.mention_ends(row, scene) for row, scene in zip(blocks, drawn, strict=True)])
+        return QuestionBatch(packed=packed, targets=targets, mention_ends=ends, **stacked)
 
-    def mentions(self, blocks: list[list[int]], named: list[Mention]) -> list[int]:
+    def mention_ends(self, blocks: list[list[int]], scene: QuestionedScene) -> list[int]:
         """Where in a packed sequence the mention of each question ends."""
-        words = [len(encode_untrusted(self.tokenizer, mention.words)) for mention in named]
+        words = [len(encode_untrusted(self.tokenizer, mention.words)) for mention in scene.mentions]
         begins = starts(len(self.prefix), blocks)
         return [start + max(count - 1, 0) for start, count in zip(begins, words, strict=True)]
 
-    def row(
-        self, rng: np.random.Generator, rendering: Rendering, asked: list[Question], named: list[Mention]
-    ) -> dict[str, object]:
+    def row(self, rng: np.random.Generator, scene: QuestionedScene) -> dict[str, object]:
         """The pictures and the truth of one scene."""
+        rendering, asked = scene.rendering, scene.asked
         codes, sets = codes_of(rendering), [target_codes(question) for question in asked]
-        names = [code_set(mention.things) for mention in named]
+        names = [code_set(mention.things) for mention in scene.mentions]
         cells = token_cells(codes, self.grid, padded=True)
         share = torch.from_numpy(np.stack([chosen[cells].mean(-1) for chosen in (*sets, *names)])).flatten(1)
         inside, mentioned = tokens_inside(share).split(len(asked))
@@ -142,7 +150,7 @@ class QuestionDrawer:
             "canvas": canvas,
             "resized": np.array(resized),
             "inside": inside,
-            "named": mentioned,
+            "mentioned": mentioned,
             "lattice": code_lattice(codes, self.cells, shift, span),
             "shift": shift,
             "table": np.stack(sets)[:, None],

@@ -112,8 +112,8 @@ def tokens_inside(share: Float[Tensor, "*n tokens"]) -> Bool[Tensor, "*n tokens"
     return (share >= 0.5 * share.amax(-1, keepdim=True)) & (share > 0)
 
 
-def tokens_under(masks: Sequence[AnyMask], grid: int, small: int) -> Bool[Tensor, "m mask_tokens tokens"]:
-    """Which of grid x grid image tokens lie under the part of a mask that each of its small x small tokens shows."""
-    place = torch.arange(grid) * small // grid
-    cells = (small * place[:, None] + place).flatten() == torch.arange(small * small)[:, None]
-    return tokens_inside(cells * coverage(masks, grid).mean(-1)[:, None])
+def tokens_under(masks: Sequence[AnyMask], image_grid: int, mask_grid: int) -> Bool[Tensor, "m mask_tokens tokens"]:
+    """Which image tokens lie under the part of a mask that each of its tokens shows, on grids of those sides."""
+    place = torch.arange(image_grid) * mask_grid // image_grid
+    cells = (mask_grid * place[:, None] + place).flatten() == torch.arange(mask_grid * mask_grid)[:, None]
+    return tokens_inside(cells * coverage(masks, image_grid).mean(-1)[:, None])

@@ -1,7 +1,8 @@
 """The evaluator of mini goes on where the generator stands: its parts start from those of the generator (mini only)."""
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor
 from transformers import InternVLForConditionalGeneration, LlamaModel, LlavaForConditionalGeneration, Qwen2Model
 from transformers.models.llama.modeling_llama import LlamaMLP
 
@@ -16,19 +17,29 @@ TOWER_NAMES = {
     ".layer_norm2.": ".layernorm_after.",
 }
 """Parts of names in CLIP's tower, and what InternVL's tower calls them."""
+ALIKE = ("hidden_size", "num_attention_heads", "num_key_value_heads", "vocab_size", "rms_norm_eps")
+"""What two language models must have in common for one to go on where the other stands."""
 
 
 @torch.no_grad()
 def take_over_language(to: Qwen2Model, of: LlamaModel) -> None:
     """Make a Qwen2 compute what a Llama computes: zero biases, and further layers that add nothing at first.
 
-    Where its MLPs are narrower, they keep the neurons with the largest weights; then it is not quite the same function.
+    Where its MLPs are narrower, they keep the largest neurons; then it is not quite the same function. Raises
+    ConfigError where the two do not fit.
     """
-    if to.config.hidden_size != of.config.hidden_size or len(to.layers) < len(of.layers):
+    alike = all(getattr(to.config, name) == getattr(of.config, name) for name in ALIKE)
+    width = to.config.intermediate_size
+    if not alike or len(to.layers) < len(of.layers) or width > of.config.intermediate_size:
         raise ConfigError("the generator's language model does not fit into the evaluator's")
-    for layer in of.layers:
-        narrow(layer.mlp, to.config.intermediate_size)
-    to.load_state_dict(of.state_dict(), strict=False)
+    state = of.state_dict()
+    for number, layer in enumerate(of.layers):
+        kept, mlp = largest_neurons(layer.mlp, width), f"layers.{number}.mlp."
+        for name in ("gate_proj", "up_proj"):
+            state[f"{mlp}{name}.weight"] = state[f"{mlp}{name}.weight"][kept]
+        state[f"{mlp}down_proj.weight"] = state[f"{mlp}down_proj.weight"][:, kept]
+    if to.load_state_dict(state, strict=False).unexpected_keys:
+        raise ConfigError("the evaluator's language model is none that could take over the generator's")
     for number, layer in enumerate(to.layers):
         for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
             projection.bias.zero_()
@@ -37,13 +48,10 @@ def take_over_language(to: Qwen2Model, of: LlamaModel) -> None:
             layer.mlp.down_proj.weight.zero_()
 
 
-def narrow(mlp: LlamaMLP, width: int) -> None:
-    """Leave the `width` neurons of a gated MLP whose weights are largest, in their order."""
+def largest_neurons(mlp: LlamaMLP, count: int) -> Int[Tensor, " count"]:
+    """The neurons of a gated MLP with the largest products of their three weights' norms, in their order."""
     size = mlp.down_proj.weight.norm(dim=0) * mlp.up_proj.weight.norm(dim=1) * mlp.gate_proj.weight.norm(dim=1)
-    kept = size.topk(width).indices.sort().values
-    for projection in (mlp.gate_proj, mlp.up_proj):
-        projection.weight = nn.Parameter(projection.weight[kept])
-    mlp.down_proj.weight = nn.Parameter(mlp.down_proj.weight[:, kept])
+    return size.topk(count).indices.sort().values
 
 
 @torch.no_grad()

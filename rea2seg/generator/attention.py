@@ -57,6 +57,10 @@ class Rows:
         self.layers[layer] = weights
         self._pending[layer] &= ~here
 
+    def mean(self) -> Float[Tensor, "batch rows keys"]:
+        """The weights of the rows, mean over the heads and the layers."""
+        return torch.stack([weights.mean(2) for weights in self.layers.values()]).mean(0)
+
     def check_complete(self) -> None:
         """Raises if a layer or a row never came by: an empty map must not pass for an answer."""
         for layer, pending in self._pending.items():
@@ -76,7 +80,7 @@ def probe(layers: Collection[int], rows: Int[Tensor, "batch rows"]) -> Iterator[
 
     Works in a single forward pass and, with a growing cache, in `generate`. Layers count from 0. The rows carry
     gradients where these are enabled; under gradient checkpointing the backward pass belongs inside the block too.
-    Probes may be nested, for other rows in other layers.
+    Probes may be nested and have layers in common.
     """
     found = Rows(layers, rows)
     token = _PROBES.set((*_PROBES.get(), found))
@@ -137,11 +141,11 @@ def _probed_sdpa(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    queries, keys = query.shape[2], key.shape[2]
+    # A preallocated cache is longer than what it holds; its prefill comes without a mask and starts at 0.
+    first = 0 if attention_mask is None and queries > 1 else keys - queries
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     for found in _PROBES.get():
-        queries, keys = query.shape[2], key.shape[2]
-        # A preallocated cache is longer than what it holds; its prefill comes without a mask and starts at 0.
-        first = 0 if attention_mask is None and queries > 1 else keys - queries
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         found.record(int(module.layer_idx), query, key, attention_mask, first, scale)
     return output, None
 

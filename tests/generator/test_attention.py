@@ -50,6 +50,21 @@ def test_rows_equal_the_full_matrix(mllm):
     assert_rows_equal(found, matrices, ROWS)
 
 
+def test_nested_probes_each_find_their_own_rows(mllm):
+    matrices = eager_matrices(mllm, EMBEDDINGS)
+    others = torch.tensor([[3], [10]])
+    with probe(LAYERS, ROWS) as outer, torch.no_grad(), probe([1, 2], others) as inner:
+        last_hidden(mllm, EMBEDDINGS)
+    assert_rows_equal(outer, matrices, ROWS)
+    assert inner.layers.keys() == {1, 2}
+    for layer in (1, 2):
+        for index, wanted in enumerate(others.tolist()):
+            expected = matrices[layer][index, :, wanted].transpose(0, 1)
+            assert_close(inner.layers[layer][index], expected, atol=1e-5, rtol=0)
+    expected = torch.stack([outer.layers[layer] for layer in LAYERS]).mean((0, 3))
+    assert_close(outer.mean(), expected)
+
+
 def test_rows_honour_left_padding(mllm):
     mask = torch.ones(2, 12, dtype=torch.long)
     mask[0, :5] = 0

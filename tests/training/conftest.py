@@ -1,6 +1,7 @@
 """Models of mini's classes, too small to learn anything and random enough that every mistake shows."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from rea2seg.generator.tokens import Conversation
 from rea2seg.segmenters.sam import SamConfig
-from training.mini import Language, Tower
+from training.evaluator import EvaluatorStage
+from training.guidance import GuidedLayers
+from training.mini import Language, Tower, small_internvl
 from training.tokenizer import train
 
 CONVERSATION = Conversation(
@@ -18,6 +21,7 @@ CONVERSATION = Conversation(
 CLIP = Tower(side=64, patch=16, width=32, depth=2, heads=2)
 VIT = Tower(side=64, patch=8, width=32, depth=2, heads=2)
 LANGUAGE = Language(width=32, mlp=64, depth=2, heads=4, kv_heads=2)
+TWO_LAYERS = GuidedLayers(look_layers=(0, 0), point_layers=(0, 1), match_after=1, cover_after=2, read_layers=(1, 1))
 SAM = SamConfig(
     image_size=64,
     patch_size=8,
@@ -43,6 +47,14 @@ def roughen(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
             if parameter.ndim > 1:
                 parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
     return model.eval()
+
+
+def evaluator_stage(tokenizer: PreTrainedTokenizerBase, folder: Path, **options: Any) -> EvaluatorStage:
+    """Stage 1 on a small model of two layers, written to a folder."""
+    roughen(small_internvl(VIT, LANGUAGE, tokenizer, 0.5)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    options = {"guided": TWO_LAYERS} | options
+    return EvaluatorStage(str(folder), str(folder / "export"), **options).eval()
 
 
 @pytest.fixture(scope="session")

@@ -1,39 +1,43 @@
 """The losses that lead the evaluator from the asked region to the scores."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from torch.testing import assert_close
 
+from rea2seg.errors import ConfigError
 from rea2seg.evaluators.prompts import SHORT
 from rea2seg.generator.attention import BACKEND, Rows
-from tests.training.conftest import LANGUAGE, VIT, roughen
-from training.evaluator import EvaluatorStage
-from training.guidance import Attention, Guidance, Watched, places
+from tests.training.conftest import LANGUAGE, TWO_LAYERS, evaluator_stage
+from training.guidance import FlaggedRows, Watched, matching, places
 from training.judgements import IGNORED, FreshScenes, JudgementDrawer
-from training.mini import small_internvl
 from training.packing import PADDING, BlockAttention
 
 TOKENS = 16
 
 
-@pytest.fixture(scope="module")
-def batch(tokenizer):
+REGIONS = {"looking", "attention", "accuracy/attention", "matching", "overlap", "reading"}
+
+
+def batch_of(tokenizer, task):
     source = FreshScenes(["attribute", "geometric"], group=3)
-    drawer = JudgementDrawer(tokenizer, SHORT, (64, 32), (TOKENS, 4), {"score": 1.0}, {"score": 2}, source)
+    drawer = JudgementDrawer(tokenizer, SHORT, (64, 32), (TOKENS, 4), {task: 1.0}, {task: 2}, source)
     return drawer.batch(np.random.default_rng(3), 2, "train")
 
 
 @pytest.fixture(scope="module")
+def batch(tokenizer):
+    return batch_of(tokenizer, "score")
+
+
+@pytest.fixture(scope="module")
 def stage(tokenizer, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evaluator")
-    roughen(small_internvl(VIT, LANGUAGE, tokenizer, 0.5)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    layers = {"look": (0, 0), "point": (0, 1), "match": 1, "cover": 2, "read": (1, 1)}
-    return EvaluatorStage(str(folder), str(folder / "export"), **layers).eval()
+    return evaluator_stage(tokenizer, tmp_path_factory.mktemp("evaluator"))
 
 
 @torch.no_grad()
@@ -55,7 +59,7 @@ def test_the_watched_attention_is_that_of_the_full_matrices(stage, batch):
     first, second = (layer.mean(1) for layer in whole.attentions)
     assert 0 < watched.looks.flags.sum() < of_masks.sum()
     assert_close(watched.looks.weights(), first[watched.looks.flags], atol=1e-5, rtol=1e-4)
-    assert_close(watched.points.weights(), (first + second)[batch.asked] / 2, atol=1e-5, rtol=1e-4)
+    assert_close(watched.points.weights(), (first + second)[batch.question_ends] / 2, atol=1e-5, rtol=1e-4)
     assert_close(watched.reads.weights(), second[batch.digits != IGNORED], atol=1e-5, rtol=1e-4)
 
 
@@ -63,7 +67,7 @@ def told(flags, weights):
     """What a probe would have found: attention of one layer and one head, for the flagged places in their order."""
     found = Rows([0], places(flags))
     found.layers[0] = pad_sequence(weights.split(flags.sum(1).tolist()), batch_first=True)[:, :, None]
-    return Attention(found, flags)
+    return FlaggedRows(found, flags)
 
 
 def own_masks(of_masks):
@@ -82,7 +86,7 @@ def test_each_loss_falls_as_its_own_layer_shows_the_region(stage, batch):
     guidance, direction = deepcopy(stage.guidance), torch.eye(LANGUAGE.width)[0]
     guidance.of_mask.load_state_dict(guidance.of_question.state_dict())
     states, length = [torch.zeros(*batch.packed.ids.shape, LANGUAGE.width) for _ in range(3)], of_masks.shape[1]
-    flags = (showing, batch.asked, batch.digits != IGNORED)
+    flags = (showing, batch.question_ends, batch.digits != IGNORED)
     watched = Watched(*(told(where, torch.ones(int(where.sum()), length)) for where in flags))
     losses = {}
 
@@ -94,26 +98,73 @@ def test_each_loss_falls_as_its_own_layer_shows_the_region(stage, batch):
     def on_image(tokens):
         return torch.zeros(len(tokens), length).masked_scatter(of_image[0], tokens.float())
 
-    assert not fallen()
+    fallen()  # The losses to start from.
     watched = watched._replace(looks=told(flags[0], on_image(under)))
     assert fallen() == {"looking"}
     watched = watched._replace(points=told(flags[1], on_image(batch.inside)))
-    assert fallen() == {"pointing"}
-    assert losses["accuracy/pointing"] == 1
+    assert fallen() == {"attention"}
+    assert losses["accuracy/attention"] == 1
     watched = watched._replace(reads=told(flags[2], own_masks(of_masks)))
     assert fallen() == {"reading"}
     share = batch.shares[..., 16:].mean(-1)
     fullest = torch.stack([share[batch.judges == number].max() for number in range(len(batch.inside))])
     shown = (share > 0) & (share >= 0.5 * fullest[batch.judges, None])
-    states[1][batch.asked] = direction
+    states[1][batch.question_ends] = direction
     states[1][of_masks] = torch.where(shown.flatten()[:, None], direction, -direction)
     assert fallen() == {"matching"}
-    assert max(losses[name] for name in ("looking", "pointing", "matching", "reading")) < 1e-4
-    guidance.overlap.weight.copy_(direction)
-    states[2][of_masks] = -10 * direction
-    assert fallen() == {"overlap"}  # Most of what the masks show is not asked for.
+    assert max(losses[name] for name in ("looking", "attention", "matching", "reading")) < 1e-4
+    guidance.overlap.weight.copy_(torch.eye(LANGUAGE.width))
+    guidance.overlap.bias.zero_()
+    states[2][of_masks] = batch.shares.flatten(0, 1).logit(1e-4)
+    assert fallen() == {"overlap"}
+    least = functional.binary_cross_entropy(batch.shares, batch.shares)
+    assert_close(losses["overlap"], least, atol=1e-3, rtol=0)
 
 
-def test_layers_are_counted_from_the_first_to_the_last():
-    guidance = Guidance(8, (1, 2), (3, 3), 4, 5, (6, 7))
-    assert ([*guidance.look], [*guidance.point], [*guidance.read]) == ([1, 2], [3], [6, 7])
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        ("explain", {"attention", "accuracy/attention"}),
+        ("describe", {"looking"}),
+        ("score", REGIONS),
+        ("reason", REGIONS),
+    ],
+)
+def test_losses_are_those_that_a_task_has(stage, tokenizer, task, told):
+    parts = stage.losses(batch_of(tokenizer, task))
+    assert parts.keys() & REGIONS == told
+    assert ("digits" in parts) == (task in ("score", "reason"))
+    assert all(value.isfinite() for value in parts.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "later"), [("looking", 0, 1), ("attention", 1, None), ("matching", 0, 1), ("reading", 1, None)]
+)
+def test_guidance_reaches_the_layers_that_it_is_about_and_none_above(stage, batch, name, layer, later):
+    stage.zero_grad()
+    stage.losses(batch)[name].backward()
+    layers = stage.base.model.language_model.layers
+    assert layers[layer].self_attn.q_proj.weight.grad.abs().sum() > 0
+    if later is not None:
+        assert layers[later].self_attn.q_proj.weight.grad is None
+
+
+@torch.no_grad()
+def test_a_mask_that_shows_nothing_and_a_question_without_masks_are_left_out(stage, batch):
+    _, of_masks = stage.slots(batch.packed.ids, TOKENS)
+    states, tokens = torch.randn(len(batch.inside), 64), torch.randn(int(of_masks.sum()), 64)
+    lonely = replace(batch, judges=batch.judges.clamp(max=2))  # The last question's masks are the third one's now.
+    assert matching(lonely, states, tokens).isfinite()
+    empty = replace(batch, under=torch.zeros_like(batch.under))
+    assert "looking" not in stage.losses(empty)
+
+
+def test_layers_that_a_model_has_not_are_refused(tokenizer, tmp_path):
+    for wrong in (replace(TWO_LAYERS, read_layers=(1, 2)), replace(TWO_LAYERS, cover_after=3)):
+        with pytest.raises(ConfigError, match="not all among the model's 2"):
+            evaluator_stage(tokenizer, tmp_path, guided=wrong)
+
+
+def test_an_adapter_takes_no_language_model_over(tokenizer, tmp_path):
+    with pytest.raises(ConfigError, match="an adapter"):
+        evaluator_stage(tokenizer, tmp_path, rank=2, language="generator")

@@ -9,10 +9,8 @@ from rea2seg.evaluators.internvl import InternVL, image_pixels, mask_pixels
 from rea2seg.evaluators.prompts import SHORT, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import format_scores, reply_ids
 from rea2seg.structures import Candidate, Query
-from tests.training.conftest import LANGUAGE, VIT, roughen
-from training.evaluator import EvaluatorStage
+from tests.training.conftest import evaluator_stage
 from training.judgements import IGNORED, WHAT, Asked, FreshScenes, JudgementDrawer, group_sizes
-from training.mini import small_internvl
 from training.regions import coverage, tokens_inside, tokens_under
 
 SIDES, TOKENS = (64, 32), (16, 4)
@@ -44,11 +42,7 @@ def expected_reply(task, asked):
 
 @pytest.fixture(scope="module")
 def stage(tokenizer, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evaluator")
-    roughen(small_internvl(VIT, LANGUAGE, tokenizer, 0.5)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    layers = {"look": (0, 0), "point": (1, 1), "match": 1, "cover": 2, "read": (1, 1)}
-    return EvaluatorStage(str(folder), str(folder / "export"), **layers).eval()
+    return evaluator_stage(tokenizer, tmp_path_factory.mktemp("evaluator"))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -226,10 +220,10 @@ def test_regions_belong_to_the_questions_in_their_order(tokenizer, task):
     every = [asked for _, questions in drawn_by(task) for asked in questions]
     assert_close(batch.under, tokens_under([mask for asked in every for mask in asked.masks], 4, 2))
     if task == "describe":
-        assert not batch.asked.any()
+        assert not batch.question_ends.any()
         assert (len(batch.inside), len(batch.judges), len(batch.shares)) == (0, 0, 0)
         return
-    rows, places = torch.nonzero(batch.asked, as_tuple=True)
+    rows, places = torch.nonzero(batch.question_ends, as_tuple=True)
     assert len(rows) == len(every) == len(batch.inside)
     newline = tokenizer("\n", add_special_tokens=False).input_ids[-1]
     for row, place, asked, inside in zip(rows, places, every, batch.inside, strict=True):
@@ -243,17 +237,3 @@ def test_regions_belong_to_the_questions_in_their_order(tokenizer, task):
     assert len(batch.shares) == len(judged)
     for shares, (truth, mask) in zip(batch.shares, judged, strict=True):
         assert_close(shares, torch.cat(list(coverage([truth, truth & mask], 2)), dim=-1))
-
-
-def test_losses_are_those_that_a_task_has(stage, tokenizer):
-    regions = {"looking", "pointing", "accuracy/pointing", "matching", "overlap", "reading"}
-    for task, told in (
-        ("explain", {"pointing", "accuracy/pointing"}),
-        ("describe", {"looking"}),
-        ("score", regions),
-        ("reason", regions),
-    ):
-        parts = stage.losses(drawer_of(tokenizer, task).batch(np.random.default_rng(3), 2, "train"))
-        assert parts.keys() & regions == told
-        assert ("digits" in parts) == (task in ("score", "reason"))
-        assert all(value.isfinite() for value in parts.values())

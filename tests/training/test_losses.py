@@ -10,7 +10,6 @@ from torch.testing import assert_close
 from rea2seg.segmenters.sam import resized_shape
 from rea2seg.structures import Canvas
 from training.losses import (
-    answer_loss,
     at_lattice,
     lattice_iou,
     mask_bce,
@@ -67,12 +66,6 @@ def test_pointing_is_the_softmax_mass_of_cosines_inside():
     right, wrong = torch.tensor([[True, False, False]]), torch.tensor([[False, True, True]])
     assert_close(pointing(state, tokens, right, 0.5), torch.tensor(-math.log(sharp / (sharp + 2))))
     assert_close(pointing(state, tokens, wrong, 0.5), torch.tensor(-math.log(2 / (sharp + 2))))
-
-
-def test_answer_loss_leaves_out_what_is_not_labelled():
-    logits = torch.tensor([[0.0, math.log(3)], [5.0, -5.0], [0.0, 0.0]])
-    assert_close(answer_loss(logits, torch.tensor([1, -100, 0])), torch.tensor((math.log(4 / 3) + math.log(2)) / 2))
-    assert answer_loss(logits, torch.full((3,), -100)) == 0
 
 
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (0.3, -0.4)])

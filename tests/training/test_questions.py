@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from rea2seg.generator.attention import enable
 from rea2seg.generator.lisa import Lisa
+from rea2seg.generator.llava import embed, image_features
 from rea2seg.generator.tokens import SEG, TokenLayout, control_id, expand
 from rea2seg.segmenters.sam import Sam, build_sam, save_sam
 from rea2seg.structures import CellMap, Prompt, Query
@@ -58,8 +60,8 @@ def lisa(stage):
 
 
 def test_every_block_completes_the_prefix_to_the_ids_of_inference(drawn, batch, lisa):
-    for row, (_, asked, _) in enumerate(drawn):
-        for block, question in enumerate(asked):
+    for row, scene in enumerate(drawn):
+        for block, question in enumerate(scene.asked):
             whole = expand(lisa._teach(clean_question(question.text)), GRID**2)
             owner = batch.packed.owner[row]
             mine = (owner == -1) | (owner == block)
@@ -69,8 +71,8 @@ def test_every_block_completes_the_prefix_to_the_ids_of_inference(drawn, batch, 
 
 def test_predictors_and_image_columns_are_those_of_the_token_layout(batch, stage, drawn, lisa):
     _, predictors, *_ = stage.read(batch)
-    for row, (_, asked, _) in enumerate(drawn):
-        for block, question in enumerate(asked):
+    for row, scene in enumerate(drawn):
+        for block, question in enumerate(scene.asked):
             ids = expand(lisa._teach(question.text), GRID**2)
             layout = TokenLayout.of(ids, (GRID, GRID), lisa.seg)
             assert image_columns(batch.packed.ids) == layout.image
@@ -84,13 +86,29 @@ def test_predictors_and_image_columns_are_those_of_the_token_layout(batch, stage
 def test_a_packed_batch_reads_the_states_and_rows_that_lisa_reads(batch, stage, drawn, lisa):
     hidden, predictors, attention, _ = stage.read(batch)
     assert attention.std(-1).mean() > 0.003  # Sharp enough that a shifted row or column would show.
-    for row, (rendering, asked, _) in enumerate(drawn):
-        image = to_tensor(rendering.image)
-        groundings = lisa.ground([Query(image, question.text) for question in asked])
+    for row, scene in enumerate(drawn):
+        image = to_tensor(scene.rendering.image)
+        groundings = lisa.ground([Query(image, question.text) for question in scene.asked])
         for block, grounding in enumerate(groundings):
             token = stage.connector(hidden[row, predictors[row, block]])
             assert_close(token, grounding.token[0, 0], atol=1e-4, rtol=1e-4)
             assert_close(attention[row, block], grounding.attention[0].flatten(), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_mentions_are_read_where_they_end_in_their_own_layers(batch, stage):
+    *_, mentioned = stage.read(batch)
+    embedded = embed(stage.mllm, batch.packed.ids, image_features(stage.mllm, batch.pixels))
+    mask = torch.zeros(batch.packed.mask().shape).masked_fill(~batch.packed.mask(), -1e9)
+    stage.mllm.set_attn_implementation({"text_config": "eager"})
+    whole = stage.mllm.get_decoder()(
+        inputs_embeds=embedded, attention_mask=mask, position_ids=batch.packed.positions, output_attentions=True
+    ).attentions[0]
+    enable(stage.mllm)
+    rows = torch.arange(len(whole))[:, None]
+    expected = whole.mean(1)[rows, batch.mention_ends][..., image_columns(batch.packed.ids)]
+    assert mentioned.std(-1).mean() > 0.003
+    assert_close(mentioned, expected, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -99,11 +117,11 @@ def test_the_masks_of_training_are_those_that_the_segmenter_decodes(batch, stage
     sam, cells = Sam.wrap(stage.sam, stage.decoder), 64
     hidden, predictors, *_ = stage.read(batch)
     truth = torch.zeros(len(drawn), COUNT, 1, cells, cells, dtype=torch.bool)
-    for row, (rendering, asked, _) in enumerate(drawn):
-        image = to_tensor(rendering.image)
+    for row, scene in enumerate(drawn):
+        image = to_tensor(scene.rendering.image)
         embedding, shift = sam.encode([image])[0], batch.targets.shift[row].numpy()
         span = tuple(length * cells / SAM.image_size for length in embedding.canvas.resized)
-        for block, question in enumerate(asked):
+        for block, question in enumerate(scene.asked):
             token = lisa.ground([Query(image, question.text)])[0].token
             mask = sam.decode(embedding, Prompt(token=token), multimask=False).upsample()[0] > 0
             lattice = code_lattice(mask.numpy().astype(np.uint8), cells, shift, span)
@@ -122,11 +140,11 @@ def test_the_masks_of_training_are_those_that_the_segmenter_decodes(batch, stage
 
 def test_inside_are_the_tokens_whose_pixels_show_the_target(tokenizer, drawn):
     drawer = QuestionDrawer(tokenizer, CONVERSATION, "[SEG]", 192, 12, SAM.image_size, 16, COUNT)
-    for rendering, asked, named in drawn:
-        row = drawer.row(np.random.default_rng(0), rendering, asked, named)
-        boxes = CellMap.padded(rendering.instance_ids.shape, 12).boxes().round().int().clamp(min=0).tolist()
-        for question, inside in zip(asked, row["inside"], strict=True):
-            truth = question.truth(rendering)
+    for scene in drawn:
+        row = drawer.row(np.random.default_rng(0), scene)
+        boxes = CellMap.padded(scene.rendering.instance_ids.shape, 12).boxes().round().int().clamp(min=0).tolist()
+        for question, inside in zip(scene.asked, row["inside"], strict=True):
+            truth = question.truth(scene.rendering)
             covered = np.array([truth[top:bottom, left:right].sum() for left, top, right, bottom in boxes])
             assert covered[inside].min() > 0.35 * covered.max()
             assert covered[~inside].max() < 0.65 * covered.max()
@@ -136,13 +154,13 @@ def test_mentions_end_with_the_last_word_for_what_is_looked_up(tokenizer, drawer
     compared, counted = 0, 0
     for seed in range(16):
         batch = drawer.batch(np.random.default_rng(seed), 2, "train")
-        rendering, asked, named = draw_questions(np.random.default_rng(seed), COUNT, CATEGORIES, "train")
-        for block, (question, mention) in enumerate(zip(asked, named, strict=True)):
-            at, row = int(batch.mentions[0, block]), batch.packed.owner[0]
+        scene = draw_questions(np.random.default_rng(seed), COUNT, CATEGORIES, "train")
+        for block, (question, mention) in enumerate(zip(scene.asked, scene.mentions, strict=True)):
+            at, row = int(batch.mention_ends[0, block]), batch.packed.owner[0]
             own = torch.nonzero(row == block)[:, 0]
             said = tokenizer.decode(batch.packed.ids[0, own[0] : at + 1])
             assert own[0] <= at <= own[-1]
-            assert bool(batch.named[0, block].any()) == bool(mention.things)
+            assert bool(batch.mentioned[0, block].any()) == bool(mention.things)
             if not mention.things:
                 continue
             assert said == mention.words
@@ -155,10 +173,10 @@ def test_mentions_end_with_the_last_word_for_what_is_looked_up(tokenizer, drawer
                 assert question.text.startswith(said)
                 assert len(question.text) - len(said) <= 1
                 counted += 1
-            shown = np.isin(rendering.instance_ids, [index + 1 for index in mention.things])
+            shown = np.isin(scene.rendering.instance_ids, [index + 1 for index in mention.things])
             boxes = CellMap.padded(shown.shape, GRID).boxes().round().int().clamp(min=0).tolist()
             covered = np.array([shown[top:bottom, left:right].sum() for left, top, right, bottom in boxes])
-            assert covered[batch.named[0, block]].min() > 0.25 * covered.max()
+            assert covered[batch.mentioned[0, block]].min() > 0.25 * covered.max()
     assert min(compared, counted) >= 3
 
 

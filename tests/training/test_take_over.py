@@ -21,7 +21,8 @@ def test_a_language_model_goes_on_in_a_larger_one(tokenizer):
     assert not torch.allclose(to(input_ids=ids).last_hidden_state, of(input_ids=ids).last_hidden_state, atol=0.1)
     take_over_language(to, of)
     assert_close(to(input_ids=ids).last_hidden_state, of(input_ids=ids).last_hidden_state)
-    for misfit in (replace(LANGUAGE, depth=1), replace(LANGUAGE, width=48)):
+    for other in ({"depth": 1}, {"width": 48}, {"mlp": 80}, {"heads": 8, "kv_heads": 4}):
+        misfit = replace(LANGUAGE, **other)
         with pytest.raises(ConfigError, match="does not fit"):
             take_over_language(small_internvl(VIT, misfit, tokenizer, 0.5).model.language_model, of)
 
@@ -36,6 +37,7 @@ def test_a_narrower_mlp_keeps_the_neurons_that_do_something(tokenizer):
     wanted = of(input_ids=ids).last_hidden_state
     take_over_language(to, of)
     assert_close(to(input_ids=ids).last_hidden_state, wanted)
+    assert_close(of(input_ids=ids).last_hidden_state, wanted)
 
 
 @torch.no_grad()
@@ -52,6 +54,7 @@ def test_the_layers_of_a_tower_compute_what_they_did(tokenizer):
 
 @torch.no_grad()
 def test_a_tower_starts_near_its_teacher(tokenizer):
+    torch.manual_seed(0)
     of, to = roughen(small_llava(CLIP, LANGUAGE, tokenizer, 32).mllm), small_internvl(CLIP, LANGUAGE, tokenizer, 1.0)
     pixels = torch.randn(2, 3, CLIP.side, CLIP.side)
     wanted = image_features(of, pixels)
