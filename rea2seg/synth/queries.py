@@ -163,9 +163,9 @@ def questions(
 ) -> list[Question]:
     """Up to `count` different questions about one picture, spread over components and granularities.
 
-    A category that is named twice is asked for twice as often.
+    `categories` may hold names of components too; what is named twice is asked for twice as often.
     """
-    entries = [entry for entry in COMPONENTS for _ in range(categories.count(entry[0]))]
+    entries = [entry for entry in COMPONENTS for name in categories if name in entry]
     seen = look(world, rendering)
     found: dict[str, Question] = {}
     for _ in range(4 * count):

@@ -158,3 +158,10 @@ def share_of_attribute(categories: tuple[str, ...]) -> float:
 def test_a_category_that_is_named_often_is_asked_for_often() -> None:
     assert share_of_attribute(("attribute", "spatial")) < 0.4  # 1 of 4 entries.
     assert share_of_attribute(("attribute",) * 9 + ("spatial",)) > 0.6  # 9 of 12 entries.
+
+
+def test_components_can_be_named_like_categories() -> None:
+    rng = np.random.default_rng(2)
+    world = sample_world(rng, "train")
+    found = questions(rng, world, render(world), 12, categories=("ordinal", "relation"))
+    assert {question.component for question in found} == {"ordinal", "relation"}
