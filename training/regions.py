@@ -60,23 +60,26 @@ def blob(rng: np.random.Generator, shape: tuple[int, ...]) -> Mask:
 def draw_masks(
     rng: np.random.Generator, world: World, codes: UInt8[np.ndarray, "h w"], question: Question, truth: Mask, count: int
 ) -> list[Mask]:
-    """`count` masks for one question, shuffled: the truth in three of four groups, then its rivals, some damaged."""
+    """`count` masks for one question, shuffled: the truth in three of four groups, then its rivals, some damaged.
+
+    A quarter are damaged forms of others: a search too finds most things several times, right or wrong.
+    """
     kind = world.things[question.target[0]].kind
     rivals = other_objects(rng, world, question)
     pool: list[Mask] = [truth] if rng.random() < 0.75 else []
     while len(pool) < count:
         choice = rng.random()
-        if choice < 0.5 and rivals:
+        if choice < 0.35 and rivals:
             mask = code_set([rivals.pop(0)])[codes]
-        elif choice < 0.65:
+        elif choice < 0.5:
             part = int(rng.integers(1, 3))
             mask = code_set([int(rng.integers(len(world.things)))], part)[codes]
-        elif choice < 0.75:
+        elif choice < 0.6:
             mask = code_set(thing.index for thing in world.of_kind(kind))[codes]
-        elif choice < 0.85:
+        elif choice < 0.7:
             mask = code_set(rng.permutation(len(world.things))[: int(rng.integers(2, 5))].tolist())[codes]
         elif choice < 0.95:
-            mask = damaged(rng, truth)
+            mask = damaged(rng, pool[int(rng.integers(len(pool)))] if pool else truth)
         else:
             mask = blob(rng, truth.shape)
         if mask.any():
