@@ -67,8 +67,8 @@ class Judgements(Stream):
 class EvaluatorStage(Stage):
     """Wires InternVL to its loss. `rank` > 0 trains an adapter of that rank and exports it alone.
 
-    `language` is the folder of a generator whose language model is to go on here; `guided` are the
-    layers of `training.guidance`, without which an adapter learns.
+    `language` is the folder of a generator whose language model is to go on here; `guided` are the layers of
+    `training.guidance`, without which an adapter learns.
     """
 
     LOSS: ClassVar[Mapping[str, float]] = {

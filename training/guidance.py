@@ -97,9 +97,9 @@ class Guidance(nn.Module):
     ) -> dict[str, Tensor]:
         """The losses that a batch has. `hidden[k]` are the states after k layers; all rows have the same `of_image`."""
         parts: dict[str, Tensor] = {}
-        if batch.under.any():
-            weights = watched.looks.weights()[:, of_image]
-            parts["looking"] = mass_inside(weights, batch.under[batch.under.any(-1)])
+        shown = batch.under[batch.under.any(-1)]
+        if len(shown):
+            parts["looking"] = mass_inside(watched.looks.weights()[:, of_image], shown)
         if len(batch.inside):
             weights = watched.points.weights()[:, of_image]
             parts["attention"] = mass_inside(weights, batch.inside)

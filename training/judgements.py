@@ -113,17 +113,15 @@ class FreshScenes:
             if len(found) == count:
                 sizes = group_sizes(rng, count, self.group if masks else 0, self.short)
                 codes, seen = codes_of(rendering), look(world, rendering)
-                groups = [
-                    draw_masks(rng, world, codes, question, question.truth(rendering), size)
-                    for question, size in zip(found, sizes, strict=True)
-                ]
-                pairs = zip(found, groups, strict=True)
-                return to_tensor(rendering.image), [ask(rendering, seen, *pair) for pair in pairs]
+                truths = [question.truth(rendering) for question in found]
+                drawn = zip(found, truths, sizes, strict=True)
+                groups = [draw_masks(rng, world, codes, *one) for one in drawn]
+                judged = zip(found, truths, groups, strict=True)
+                return to_tensor(rendering.image), [judge(rendering, seen, *one) for one in judged]
 
 
-def ask(rendering: Rendering, seen: World, question: Question, masks: list[Mask]) -> Asked:
-    """A question with a group of masks, judged and described."""
-    truth = question.truth(rendering)
+def judge(rendering: Rendering, seen: World, question: Question, truth: Mask, masks: list[Mask]) -> Asked:
+    """A question with a group of masks, their IoUs and what lies under each."""
     under = [describe_mask(mask, rendering, seen) for mask in masks]
     return Asked(question.text, question.reasoning, truth, masks, [iou(mask, truth) for mask in masks], under)
 
@@ -146,9 +144,9 @@ class JudgementDrawer:
         self.grids = isqrt(tokens[0]), isqrt(tokens[1])
         self.tasks, self.counts = tasks, counts
         self.grammar = ScoreGrammar.of(tokenizer)
-        ask = prefix_ids(tokenizer, template, "", self.image_tokens)
+        whole = prefix_ids(tokenizer, template, "", self.image_tokens)
         tail = [*piece_ids(tokenizer, template, template.question), *piece_ids(tokenizer, template, template.asked)]
-        self.prefix = ask[: len(ask) - len(tail)]
+        self.prefix = whole[: len(whole) - len(tail)]
 
     def batch(self, rng: np.random.Generator, scenes: int, split: str) -> JudgementBatch:
         """A batch of fresh scenes."""

@@ -10,6 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+TEMPERATURE = 0.1
+"""What cosine similarities are divided by before a softmax. Ours."""
+
 
 def at_lattice(
     lowres: Float[Tensor, "b *n h w"], shift: Float[Tensor, "b 2"], cells: int
@@ -55,7 +58,10 @@ def lattice_iou(logits: Float[Tensor, "*n h w"], truth: Bool[Tensor, "*n h w"]) 
 
 
 def pointing(
-    state: Float[Tensor, "n d"], tokens: Float[Tensor, "n t d"], inside: Bool[Tensor, "n t"], temperature: float = 0.1
+    state: Float[Tensor, "n d"],
+    tokens: Float[Tensor, "n t d"],
+    inside: Bool[Tensor, "n t"],
+    temperature: float = TEMPERATURE,
 ) -> Float[Tensor, ""]:
     """Contrastive loss between the prompt state and the image tokens inside the target (mini only).
 
@@ -67,9 +73,9 @@ def pointing(
 
 
 def contrastive(
-    similarity: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"], temperature: float = 0.1
+    similarity: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"], temperature: float = TEMPERATURE
 ) -> Float[Tensor, ""]:
-    """-log of the softmax mass inside, over all t. The temperature is ours."""
+    """-log of the softmax mass inside, over all t."""
     return mass_inside((similarity / temperature).softmax(-1), inside)
 
 

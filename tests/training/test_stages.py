@@ -24,6 +24,7 @@ from rea2seg.segmenters.sam import Sam
 from rea2seg.structures import Query
 from tests.training.conftest import CONVERSATION
 from tests.training.stages import CONFIGS, train
+from training.guidance import GuidedLayers
 from training.scored_rows import ScoredRows
 from training.scoring_data import scoring_data
 from training.ship import ship
@@ -202,6 +203,8 @@ def test_the_stages_are_trained_as_mini_runs():
     assert lisa["answer"] == stage["data"]["answer"]
     assert lisa["layers"] == stage["model"]["layers"]
     assert lisa["row"] == "predictor"
+    # The evaluator's language model comes from the generator's: questions are answered in the same layers.
+    assert [*GuidedLayers().point_layers] == stage["model"]["layers"]
     assert lisa["geometry"] == "pad"
     tower, canvas = read("vision_generator.yaml"), read("segmenter.yaml")
     assert tower["data"]["padded"]
