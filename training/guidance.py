@@ -25,13 +25,15 @@ MATCH_WIDTH = 64
 class GuidedLayers:
     """Where each step of the way is taught; layers count from 0, pairs are the first and the last. Ours.
 
-    In `look_layers` the tokens of a mask attend to the image under it; in `point_layers` the end of a question attends
-    to what it asks for. After `match_after` layers the two are alike where they are about the same region; after
-    `cover_after` layers every token of a mask knows how far the asked region covers it, alone and together with the
-    mask. In `read_layers` the token before a digit attends to the mask that the digit is about.
+    In `look_layers` the tokens of a mask attend to the image under it; in `mention_layers` the words for what must be
+    looked up first attend to it, in `point_layers` the end of a question to what it asks for. After `match_after`
+    layers the two are alike where they are about the same region; after `cover_after` layers every token of a mask
+    knows how far the asked region covers it, alone and together with the mask. In `read_layers` the token before a
+    digit attends to the mask that the digit is about.
     """
 
     look_layers: tuple[int, int] = (1, 2)
+    mention_layers: tuple[int, int] = (1, 2)
     point_layers: tuple[int, int] = (3, 4)
     match_after: int = 5
     cover_after: int = 6
@@ -39,7 +41,7 @@ class GuidedLayers:
 
     def check(self, depth: int) -> None:
         """Raises ConfigError where a model of that many layers has not all of these."""
-        last = max(*self.look_layers, *self.point_layers, *self.read_layers)
+        last = max(*self.look_layers, *self.mention_layers, *self.point_layers, *self.read_layers)
         if last >= depth or max(self.match_after, self.cover_after) > depth:
             raise ConfigError(f"the guided layers {self} are not all among the model's {depth}")
 
@@ -58,15 +60,17 @@ class FlaggedRows:
 
 
 class Watched(NamedTuple):
-    """The attention of mask tokens that show something, of the ends of questions, and of the tokens before digits."""
+    """The attention of mask tokens that show something, of the ends of mentions and of questions, and of the tokens
+    before digits."""
 
     looks: FlaggedRows
+    mentions: FlaggedRows
     points: FlaggedRows
     reads: FlaggedRows
 
 
 class Guidance(nn.Module):
-    """The five losses and the heads that they need. Not exported; made for packed batches with their truth."""
+    """The six losses and the heads that they need. Not exported; made for packed batches with their truth."""
 
     def __init__(self, width: int, layers: GuidedLayers) -> None:
         super().__init__()
@@ -77,9 +81,10 @@ class Guidance(nn.Module):
     @contextmanager
     def watch(self, batch: JudgementBatch, of_masks: Bool[Tensor, "b length"]) -> Iterator[Watched]:
         """Read the attention that is guided from a language model that runs inside."""
-        spans = self.layers.look_layers, self.layers.point_layers, self.layers.read_layers
+        layers = self.layers
+        spans = layers.look_layers, layers.mention_layers, layers.point_layers, layers.read_layers
         showing = of_masks.masked_scatter(of_masks, batch.under.any(-1))
-        flags = showing, batch.question_ends, batch.digits != IGNORED
+        flags = showing, batch.mention_ends, batch.question_ends, batch.digits != IGNORED
         with ExitStack() as stack:
             probes = [
                 stack.enter_context(probe(range(first, last + 1), places(where)))
@@ -101,6 +106,7 @@ class Guidance(nn.Module):
         if len(shown):
             parts["looking"] = mass_inside(watched.looks.weights()[:, of_image], shown)
         if len(batch.inside):
+            parts["mention"] = mass_inside(watched.mentions.weights()[:, of_image], batch.mentioned)
             weights = watched.points.weights()[:, of_image]
             parts["attention"] = mass_inside(weights, batch.inside)
             parts["accuracy/attention"] = batch.inside.gather(1, weights.argmax(1, keepdim=True)).float().mean()

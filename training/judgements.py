@@ -27,8 +27,9 @@ from rea2seg.synth.worlds import World
 from rea2seg.text import encode_untrusted
 from training.batches import Movable
 from training.packing import Packed, pack, starts
+from training.questions import Mention
 from training.regions import Mask, coverage, draw_masks, iou, shown_masks, tokens_inside, tokens_under
-from training.scenes import codes_of, sample_scene, to_tensor
+from training.scenes import code_set, codes_of, sample_scene, to_tensor
 
 Task = Literal["explain", "describe", "score", "reason"]
 WHAT = "What is under each mask?"
@@ -40,10 +41,12 @@ class JudgementBatch(Movable):
     """Packed blocks; `words` and `digits` are the next-token labels of a reply's text and of its numbers' digits.
 
     `question_ends` marks the token that ends each of n questions (the template's `asked`), `inside` the image tokens
-    inside what each asks for; `under` are the image tokens under what every mask token shows of its mask. `judges` says
-    which question each of the scored masks belongs to, `shares` how far the asked region, and then mask and region
-    together, cover the 4 x 4 squares of its tokens. For `describe`, `question_ends` marks nothing and `inside`,
-    `judges` and `shares` have no rows; for `explain`, `under`, `judges` and `shares` have none.
+    inside what each asks for. `mention_ends` marks where the words of each question's `Mention` end (its first word if
+    there are none), `mentioned` the image tokens inside the things of it. `under` are the image tokens under what every
+    mask token shows of its mask. `judges` says which question each of the scored masks belongs to, `shares` how far the
+    asked region, and then mask and region together, cover the 4 x 4 squares of its tokens. For `describe`, the ends
+    mark nothing, and `inside`, `mentioned`, `judges` and `shares` have no rows; for `explain`, `under`, `judges` and
+    `shares` have none.
     """
 
     pixels: Float[Tensor, "b 3 side side"]
@@ -53,6 +56,8 @@ class JudgementBatch(Movable):
     digits: Int[Tensor, "b length"]
     question_ends: Bool[Tensor, "b length"]
     inside: Bool[Tensor, "n tokens"]
+    mention_ends: Bool[Tensor, "b length"]
+    mentioned: Bool[Tensor, "n tokens"]
     under: Bool[Tensor, "m mask_tokens tokens"]
     judges: Int[Tensor, " scored"]
     shares: Float[Tensor, "scored mask_tokens both"]
@@ -63,9 +68,10 @@ class JudgementBatch(Movable):
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One question with its masks and its reply, as ids; the place of the question's end, and of the reply's start."""
+    """One question with its masks and its reply, as ids; where its mention and itself end, and its reply starts."""
 
     ids: list[int]
+    mention_end: int
     question_end: int
     reply: int
 
@@ -73,11 +79,13 @@ class Block:
 @dataclass(frozen=True, eq=False)
 class Asked:
     """A question with the region it asks for and the right answer in words, and masks with their IoUs and what lies
-    under each."""
+    under each. `mention` are the words of its `Mention`, `mentioned` is the region of the things in it."""
 
     text: str
     reasoning: str
     truth: Mask
+    mention: str
+    mentioned: Mask
     masks: list[Mask]
     scores: list[float]
     under: list[str]
@@ -111,19 +119,27 @@ class FreshScenes:
             world, rendering = sample_scene(rng, split)
             found = questions(rng, world, rendering, count, self.categories)
             if len(found) == count:
-                sizes = group_sizes(rng, count, self.group if masks else 0, self.short)
-                codes, seen = codes_of(rendering), look(world, rendering)
-                truths = [question.truth(rendering) for question in found]
-                drawn = zip(found, truths, sizes, strict=True)
-                groups = [draw_masks(rng, world, codes, *one) for one in drawn]
-                judged = zip(found, truths, groups, strict=True)
-                return to_tensor(rendering.image), [judge(rendering, seen, *one) for one in judged]
+                sizes, seen = group_sizes(rng, count, self.group if masks else 0, self.short), look(world, rendering)
+                sized = zip(found, sizes, strict=True)
+                return to_tensor(rendering.image), [ask(rng, world, seen, rendering, *one) for one in sized]
 
 
-def judge(rendering: Rendering, seen: World, question: Question, truth: Mask, masks: list[Mask]) -> Asked:
-    """A question with a group of masks, their IoUs and what lies under each."""
-    under = [describe_mask(mask, rendering, seen) for mask in masks]
-    return Asked(question.text, question.reasoning, truth, masks, [iou(mask, truth) for mask in masks], under)
+def ask(
+    rng: np.random.Generator, world: World, seen: World, rendering: Rendering, question: Question, count: int
+) -> Asked:
+    """A question with a group of `count` masks; `seen` is the world as it is seen in the picture."""
+    codes, truth, mention = codes_of(rendering), question.truth(rendering), Mention.of(question, seen)
+    masks = draw_masks(rng, world, codes, question, truth, count)
+    return Asked(
+        text=question.text,
+        reasoning=question.reasoning,
+        truth=truth,
+        mention=mention.words,
+        mentioned=code_set(mention.things)[codes],
+        masks=masks,
+        scores=[iou(mask, truth) for mask in masks],
+        under=[describe_mask(mask, rendering, seen) for mask in masks],
+    )
 
 
 class JudgementDrawer:
@@ -157,10 +173,11 @@ class JudgementDrawer:
         rows = [[self.block(task, asked) for asked in questions] for _, questions in drawn]
         packed = pack(self.prefix, [[block.ids for block in blocks] for blocks in rows], self.tokenizer.pad_token_id)
         words, digits = (torch.full_like(packed.ids, IGNORED) for _ in range(2))
-        ends = torch.zeros_like(packed.ids, dtype=torch.bool)
+        mention_ends, question_ends = (torch.zeros_like(packed.ids, dtype=torch.bool) for _ in range(2))
         for row, blocks in enumerate(rows):
             for start, block in zip(starts(len(self.prefix), [block.ids for block in blocks]), blocks, strict=True):
-                ends[row, start + block.question_end] = task != "describe"
+                mention_ends[row, start + block.mention_end] = task != "describe"
+                question_ends[row, start + block.question_end] = task != "describe"
                 self.label(words[row], digits[row], start, block)
         every = [asked for _, questions in drawn for asked in questions]
         masks = [mask for asked in every for mask in asked.masks]
@@ -170,28 +187,33 @@ class JudgementDrawer:
             packed=packed,
             words=words,
             digits=digits,
-            question_ends=ends,
+            question_ends=question_ends,
+            mention_ends=mention_ends,
             under=tokens_under(masks, *self.grids),
             **self.regions([] if task == "describe" else every),
         )
 
     def regions(self, every: Sequence[Asked]) -> dict[str, Tensor]:
-        """`inside`, `judges` and `shares` of a batch with these questions, in their order."""
+        """`inside`, `mentioned`, `judges` and `shares` of a batch with these questions, in their order."""
         image_grid, mask_grid = self.grids
         inside = tokens_inside(coverage([asked.truth for asked in every], image_grid).mean(-1))
+        mentioned = tokens_inside(coverage([asked.mentioned for asked in every], image_grid).mean(-1))
         judged = torch.tensor([len(asked.masks) for asked in every], dtype=torch.long)
         truths = coverage([asked.truth for asked in every], mask_grid).repeat_interleave(judged, dim=0)
         both = coverage([mask & asked.truth for asked in every for mask in asked.masks], mask_grid)
         judges = torch.arange(len(every)).repeat_interleave(judged)
-        return {"inside": inside, "judges": judges, "shares": torch.cat([truths, both], dim=-1)}
+        shares = torch.cat([truths, both], dim=-1)
+        return {"inside": inside, "mentioned": mentioned, "judges": judges, "shares": shares}
 
     def block(self, task: Task, asked: Asked) -> Block:
         """One task about one question."""
         text = WHAT if task == "describe" else asked.text
         ids = prefix_ids(self.tokenizer, self.template, text, self.image_tokens)[len(self.prefix) :]
+        before = piece_ids(self.tokenizer, self.template, self.template.question)
+        mention_end = len(before) + max(len(encode_untrusted(self.tokenizer, asked.mention)) - 1, 0)
         question_end = len(ids) - 1
         ids += suffix_ids(self.tokenizer, self.template, len(asked.masks), self.mask_tokens, task != "score")
-        return Block([*ids, *self.reply(task, asked)], question_end, len(ids))
+        return Block([*ids, *self.reply(task, asked)], mention_end, question_end, len(ids))
 
     def reply(self, task: Task, asked: Asked) -> list[int]:
         """The ids of the right reply."""

@@ -16,7 +16,7 @@ from training.scoring_data import ROWS
 
 class ScoredRows:
     """Draws pictures with their questions; every twentieth picture belongs to `val`. A group is drawn
-    at random, a share `short` of them smaller than `group`."""
+    at random, a share `short` of them smaller than `group`. What a question mentions is not known here."""
 
     def __init__(self, folder: str, group: int = 5, short: float = 0.15) -> None:
         self.folder, self.group, self.short = Path(folder), group, short
@@ -46,10 +46,13 @@ class ScoredRows:
         """One question with a random group of its candidates."""
         order = rng.permutation(len(row["candidates"]))[:group]
         members = [row["candidates"][int(index)] for index in order]
+        truth = decode_rle(row["segmentation"]).numpy()
         return Asked(
             row["query"],
             row["reasoning"],
-            decode_rle(row["segmentation"]).numpy(),
+            truth,
+            "",
+            np.zeros_like(truth),
             [decode_rle(member["segmentation"]).numpy() for member in members],
             [member["iou"] for member in members],
             [member["under"] for member in members],

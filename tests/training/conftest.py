@@ -21,7 +21,9 @@ CONVERSATION = Conversation(
 CLIP = Tower(side=64, patch=16, width=32, depth=2, heads=2)
 VIT = Tower(side=64, patch=8, width=32, depth=2, heads=2)
 LANGUAGE = Language(width=32, mlp=64, depth=2, heads=4, kv_heads=2)
-TWO_LAYERS = GuidedLayers(look_layers=(0, 0), point_layers=(0, 1), match_after=1, cover_after=2, read_layers=(1, 1))
+TWO_LAYERS = GuidedLayers(
+    look_layers=(0, 0), mention_layers=(0, 0), point_layers=(0, 1), match_after=1, cover_after=2, read_layers=(1, 1)
+)
 SAM = SamConfig(
     image_size=64,
     patch_size=8,

@@ -21,11 +21,11 @@ from training.packing import PADDING, BlockAttention
 TOKENS = 16
 
 
-REGIONS = {"looking", "attention", "accuracy/attention", "matching", "overlap", "reading"}
+REGIONS = {"looking", "mention", "attention", "accuracy/attention", "matching", "overlap", "reading"}
 
 
 def batch_of(tokenizer, task):
-    source = FreshScenes(["attribute", "geometric"], group=3)
+    source = FreshScenes(["attribute", "geometric", "spatial"], group=3)
     drawer = JudgementDrawer(tokenizer, SHORT, (64, 32), (TOKENS, 4), {task: 1.0}, {task: 2}, source)
     return drawer.batch(np.random.default_rng(3), 2, "train")
 
@@ -59,6 +59,7 @@ def test_the_watched_attention_is_that_of_the_full_matrices(stage, batch):
     first, second = (layer.mean(1) for layer in whole.attentions)
     assert 0 < watched.looks.flags.sum() < of_masks.sum()
     assert_close(watched.looks.weights(), first[watched.looks.flags], atol=1e-5, rtol=1e-4)
+    assert_close(watched.mentions.weights(), first[batch.mention_ends], atol=1e-5, rtol=1e-4)
     assert_close(watched.points.weights(), (first + second)[batch.question_ends] / 2, atol=1e-5, rtol=1e-4)
     assert_close(watched.reads.weights(), second[batch.digits != IGNORED], atol=1e-5, rtol=1e-4)
 
@@ -86,7 +87,7 @@ def test_each_loss_falls_as_its_own_layer_shows_the_region(stage, batch):
     guidance, direction = deepcopy(stage.guidance), torch.eye(LANGUAGE.width)[0]
     guidance.of_mask.load_state_dict(guidance.of_question.state_dict())
     states, length = [torch.zeros(*batch.packed.ids.shape, LANGUAGE.width) for _ in range(3)], of_masks.shape[1]
-    flags = (showing, batch.question_ends, batch.digits != IGNORED)
+    flags = (showing, batch.mention_ends, batch.question_ends, batch.digits != IGNORED)
     watched = Watched(*(told(where, torch.ones(int(where.sum()), length)) for where in flags))
     losses = {}
 
@@ -101,10 +102,13 @@ def test_each_loss_falls_as_its_own_layer_shows_the_region(stage, batch):
     fallen()  # The losses to start from.
     watched = watched._replace(looks=told(flags[0], on_image(under)))
     assert fallen() == {"looking"}
-    watched = watched._replace(points=told(flags[1], on_image(batch.inside)))
+    assert batch.mentioned.any()
+    watched = watched._replace(mentions=told(flags[1], on_image(batch.mentioned)))
+    assert fallen() == {"mention"}
+    watched = watched._replace(points=told(flags[2], on_image(batch.inside)))
     assert fallen() == {"attention"}
     assert losses["accuracy/attention"] == 1
-    watched = watched._replace(reads=told(flags[2], own_masks(of_masks)))
+    watched = watched._replace(reads=told(flags[3], own_masks(of_masks)))
     assert fallen() == {"reading"}
     share = batch.shares[..., 16:].mean(-1)
     fullest = torch.stack([share[batch.judges == number].max() for number in range(len(batch.inside))])
@@ -112,7 +116,7 @@ def test_each_loss_falls_as_its_own_layer_shows_the_region(stage, batch):
     states[1][batch.question_ends] = direction
     states[1][of_masks] = torch.where(shown.flatten()[:, None], direction, -direction)
     assert fallen() == {"matching"}
-    assert max(losses[name] for name in ("looking", "attention", "matching", "reading")) < 1e-4
+    assert max(losses[name] for name in ("looking", "mention", "attention", "matching", "reading")) < 1e-4
     guidance.overlap.weight.copy_(torch.eye(LANGUAGE.width))
     guidance.overlap.bias.zero_()
     states[2][of_masks] = batch.shares.flatten(0, 1).logit(1e-4)
@@ -124,7 +128,7 @@ def test_each_loss_falls_as_its_own_layer_shows_the_region(stage, batch):
 @pytest.mark.parametrize(
     ("task", "told"),
     [
-        ("explain", {"attention", "accuracy/attention"}),
+        ("explain", {"mention", "attention", "accuracy/attention"}),
         ("describe", {"looking"}),
         ("score", REGIONS),
         ("reason", REGIONS),
@@ -138,7 +142,8 @@ def test_losses_are_those_that_a_task_has(stage, tokenizer, task, told):
 
 
 @pytest.mark.parametrize(
-    ("name", "layer", "later"), [("looking", 0, 1), ("attention", 1, None), ("matching", 0, 1), ("reading", 1, None)]
+    ("name", "layer", "later"),
+    [("looking", 0, 1), ("mention", 0, 1), ("attention", 1, None), ("matching", 0, 1), ("reading", 1, None)],
 )
 def test_guidance_reaches_the_layers_that_it_is_about_and_none_above(stage, batch, name, layer, later):
     stage.zero_grad()

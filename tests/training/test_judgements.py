@@ -87,7 +87,7 @@ def test_digits_are_those_of_the_scores_and_no_others(tokenizer, task):
 
 def test_an_opening_within_the_words_is_not_taken_for_the_scores(tokenizer):
     mask = np.ones((8, 8), bool)
-    asked = Asked("it", "Scores: [0.5 is b3.", mask, [mask], [0.25], ["cup b3"])
+    asked = Asked("it", "Scores: [0.5 is b3.", mask, "", ~mask, [mask], [0.25], ["cup b3"])
     drawer = drawer_of(tokenizer, "reason")
     block = drawer.block("reason", asked)
     assert tokenizer.decode([block.ids[at] for at in sorted(drawer.scored(block))]) == "025"
@@ -100,8 +100,9 @@ def fixed_source(group=2):
 
     def asked(text, masks):
         return Asked(
-            text, "because.", masks[0], list(masks), [0.12, 1.0][: len(masks)], ["cup b3", "background"][: len(masks)]
-        )
+            text, "because.", masks[0], "", np.zeros_like(masks[0]),
+            list(masks), [0.12, 1.0][: len(masks)], ["cup b3", "background"][: len(masks)],
+        )  # fmt: skip
 
     coarse = rng.random((2, group, 6, 8)) > 0.5
     masks = coarse.repeat(8, axis=2).repeat(8, axis=3)
@@ -220,8 +221,8 @@ def test_regions_belong_to_the_questions_in_their_order(tokenizer, task):
     every = [asked for _, questions in drawn_by(task) for asked in questions]
     assert_close(batch.under, tokens_under([mask for asked in every for mask in asked.masks], 4, 2))
     if task == "describe":
-        assert not batch.question_ends.any()
-        assert (len(batch.inside), len(batch.judges), len(batch.shares)) == (0, 0, 0)
+        assert not (batch.question_ends | batch.mention_ends).any()
+        assert not any(map(len, (batch.inside, batch.mentioned, batch.judges, batch.shares)))
         return
     rows, places = torch.nonzero(batch.question_ends, as_tuple=True)
     assert len(rows) == len(every) == len(batch.inside)
@@ -232,6 +233,13 @@ def test_regions_belong_to_the_questions_in_their_order(tokenizer, task):
         ids = batch.packed.ids[row, : place + 1][batch.packed.owner[row, : place + 1] == block]
         assert tokenizer.decode(ids).strip() == asked.text
         assert_close(inside, tokens_inside(coverage([asked.truth], 4).mean(-1))[0])
+    assert batch.mentioned.any()
+    rows, places = torch.nonzero(batch.mention_ends, as_tuple=True)
+    for row, place, asked, mentioned in zip(rows, places, every, batch.mentioned, strict=True):
+        block = batch.packed.owner[row, place]
+        ids = batch.packed.ids[row, : place + 1][batch.packed.owner[row, : place + 1] == block]
+        assert tokenizer.decode(ids) == asked.mention or (asked.mention == "" and len(ids) == 1)
+        assert_close(mentioned, tokens_inside(coverage([asked.mentioned], 4).mean(-1))[0])
     judged = [(asked.truth, mask) for asked in every for mask in asked.masks]
     assert batch.judges.tolist() == [number for number, asked in enumerate(every) for _ in asked.masks]
     assert len(batch.shares) == len(judged)
