@@ -1,7 +1,7 @@
-"""Endless, stateless batches: batch t depends on (seed, t) alone.
+"""Endless, stateless batches: batch t of a device depends on (seed, t, device) alone.
 
 A run that was killed and resumed at step t therefore sees what an uninterrupted run would have seen, with any number of
-workers, and no state of a data loader has to be saved.
+workers, and no state of a data loader has to be saved. Several devices see batches of their own.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,8 +30,11 @@ class Movable:
 class Batches(IterableDataset[Any]):
     """`make(rng)` for the steps first, first + 1, …; worker w of n takes every n-th step."""
 
-    def __init__(self, make: MakeBatch, seed: int, split: str, first: int = 0, count: int | None = None) -> None:
-        self.make, self.seed, self.split, self.first, self.count = make, seed, split, first, count
+    def __init__(
+        self, make: MakeBatch, seed: int, split: str, first: int = 0, count: int | None = None, device: int = 0
+    ) -> None:
+        self.make, self.seed, self.split, self.device = make, seed, split, device
+        self.first, self.count = first, count
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
@@ -39,7 +42,7 @@ class Batches(IterableDataset[Any]):
         if worker is not None:
             torch.set_num_threads(1)
         while self.count is None or step < self.count:
-            yield self.make(np.random.default_rng([SPLITS[self.split], self.seed, self.first + step]))
+            yield self.make(np.random.default_rng([SPLITS[self.split], self.seed, self.first + step, self.device]))
             step += stride
 
 
@@ -55,8 +58,8 @@ class Stream(LightningDataModule):
         self.seed, self.workers, self.val_batches = seed, workers, val_batches
 
     def train_dataloader(self) -> DataLoader[Any]:
-        first = self.trainer.global_step if self.trainer is not None else 0
-        return self._load(Batches(self.make_train, self.seed, "train", first))
+        first, device = (self.trainer.global_step, self.trainer.global_rank) if self.trainer is not None else (0, 0)
+        return self._load(Batches(self.make_train, self.seed, "train", first, device=device))
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._load(Batches(self.make_val, 0, "val", count=self.val_batches))

@@ -48,11 +48,11 @@ class ExportAtEnd(Callback):
     """Writes the trained weights when `fit` ends by itself, and at every validation, so that a stopped run has some."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if isinstance(pl_module, Stage) and not trainer.sanity_checking:
+        if isinstance(pl_module, Stage) and trainer.is_global_zero and not trainer.sanity_checking:
             pl_module.export()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if isinstance(pl_module, Stage):
+        if isinstance(pl_module, Stage) and trainer.is_global_zero:
             pl_module.export()
 
 

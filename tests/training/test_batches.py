@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,11 +14,11 @@ def draw(rng):
     return int(rng.integers(1_000_000))
 
 
-def stream(seed=0, workers=0, step=0, val_batches=3):
+def stream(seed=0, workers=0, step=0, val_batches=3, device=0):
     made = Stream(draw, draw, seed, workers, val_batches)
 
     class At:
-        global_step = step
+        global_step, global_rank = step, device
 
     made.trainer = At()
     return made
@@ -40,6 +41,12 @@ def test_seeds_and_splits_have_batches_of_their_own():
     train, other, val = (first(Batches(draw, *of)) for of in ((0, "train"), (1, "train"), (0, "val")))
     assert not set(train) & set(other)
     assert not set(train) & set(val)
+
+
+def test_devices_train_on_batches_of_their_own_and_a_single_one_is_the_first():
+    alone, second = first(stream().train_dataloader()), first(stream(device=1).train_dataloader())
+    assert not set(alone) & set(second)
+    assert alone == [draw(np.random.default_rng([0, 0, step])) for step in range(6)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
