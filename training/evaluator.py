@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rea2seg.errors import ConfigError
-from rea2seg.evaluators.prompts import EvaluatorTemplate
+from rea2seg.evaluators.prompts import SHORT, EvaluatorTemplate
 from rea2seg.evaluators.weights import load_internvl
 from rea2seg.generator.attention import enable
 from rea2seg.generator.llava import load
@@ -45,10 +45,10 @@ class Judgements(Stream):
     def __init__(
         self,
         tokenizer: str,
-        template: EvaluatorTemplate,
         tasks: Mapping[Task, float],
         counts: Mapping[Task, int],
         source: Source,
+        template: EvaluatorTemplate = SHORT,
         image_side: int = 192,
         mask_side: int = 64,
         cell: int = 16,

@@ -17,6 +17,8 @@ TOWER_NAMES = {
     ".layer_norm2.": ".layernorm_after.",
 }
 """Parts of names in CLIP's tower, and what InternVL's tower calls them."""
+TOWERS_ALIKE = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
+"""What two vision towers must have in common, beside the number of their tokens."""
 ALIKE = ("hidden_size", "num_attention_heads", "num_key_value_heads", "vocab_size", "rms_norm_eps")
 """What two language models must have in common for one to go on where the other stands."""
 
@@ -59,9 +61,13 @@ def take_over_tower(to: InternVLForConditionalGeneration, of: LlavaForConditiona
     """Start InternVL's tower and projector from LLaVA's of the same size.
 
     Not the same function: CLIP normalises before its first layer, InternVL after its last one, which is made up for by
-    the spread of the tokens of a plain picture. Imitation mends the rest.
+    the spread of the tokens of a plain picture. Imitation mends the rest. Raises ConfigError where the two do not fit.
     """
     source, target = of.model.vision_tower, to.model.vision_tower
+    alike = all(getattr(target.config, name) == getattr(source.config, name) for name in TOWERS_ALIKE)
+    places = source.embeddings.position_embedding.weight
+    if not alike or target.embeddings.position_embeddings.shape[1:] != places.shape:
+        raise ConfigError("the generator's vision tower does not fit into the evaluator's")
     side = of.config.vision_config.image_size
     spread = source(torch.zeros(1, 3, side, side)).last_hidden_state.std(-1).mean()
     state = target.state_dict()
@@ -72,7 +78,7 @@ def take_over_tower(to: InternVLForConditionalGeneration, of: LlavaForConditiona
             state[name].copy_(value)
     gain = source.pre_layrnorm.weight
     target.embeddings.cls_token.copy_(gain * source.embeddings.class_embedding)
-    target.embeddings.position_embeddings.copy_(gain * source.embeddings.position_embedding.weight)
+    target.embeddings.position_embeddings.copy_(gain * places)
     target.embeddings.patch_embeddings.projection.weight.mul_(gain[:, None, None, None])
     target.embeddings.patch_embeddings.projection.bias.copy_(source.pre_layrnorm.bias)
     for layer in target.encoder.layer:

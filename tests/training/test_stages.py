@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from contextlib import chdir
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from rea2seg.segmenters.sam import Sam
 from rea2seg.structures import Query
 from tests.training.conftest import CONVERSATION
 from tests.training.stages import CONFIGS, train
+from training.generator import GeneratorStage
 from training.guidance import GuidedLayers
 from training.scored_rows import ScoredRows
 from training.scoring_data import scoring_data
@@ -205,6 +207,7 @@ def test_the_stages_are_trained_as_mini_runs():
     assert lisa["row"] == "predictor"
     # The evaluator's language model comes from the generator's: questions are answered in the same layers.
     assert [*GuidedLayers().point_layers] == stage["model"]["layers"]
+    assert GuidedLayers().mention_layers == signature(GeneratorStage).parameters["mention_layers"].default
     assert lisa["geometry"] == "pad"
     tower, canvas = read("vision_generator.yaml"), read("segmenter.yaml")
     assert tower["data"]["padded"]
@@ -220,7 +223,7 @@ def test_the_stages_are_trained_as_mini_runs():
     assert EvaluatorTemplate(**judge["template"]) == SHORT
     for number in (1, 2):
         data = read(f"evaluator_stage{number}.yaml")["data"]
-        assert data["template"] == judge["template"]
+        assert "template" not in data  # Its default is SHORT.
         assert (data["image_side"], data["mask_side"]) == (judge["image_side"], judge["mask_side"])
         assert data["image_side"] == seen["data"]["tower"]["side"]
     assert stage["model"]["segmenter"] == canvas["model"]["export"]

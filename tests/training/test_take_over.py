@@ -65,3 +65,6 @@ def test_a_tower_starts_near_its_teacher(tokenizer):
     before = error()
     take_over_tower(to, of)
     assert error() < 0.9 * before
+    for other in ({"depth": 1}, {"width": 48}, {"side": 2 * CLIP.side}):
+        with pytest.raises(ConfigError, match="does not fit"):
+            take_over_tower(small_internvl(replace(CLIP, **other), LANGUAGE, tokenizer, 1.0), of)
