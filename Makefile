@@ -44,10 +44,10 @@ train-mini: $(VENV)/installed-dev
 	$(call STAGE,segmenter,segmenter)
 	$(call STAGE,vision,vision_generator)
 	$(call STAGE,generator,generator)
-	$(call STAGE,vision,vision_evaluator)
-	$(call STAGE,evaluator,evaluator_stage1)
 	$(FIT) training.ship --runs runs/mini --out runs/mini/shipped
 	$(FIT) training.scoring_data --config $(ROOT)/configs/train/scoring_data.yaml $(if $(STEPS),--count $(STEPS))
+	$(call STAGE,vision,vision_evaluator)
+	$(call STAGE,evaluator,evaluator_stage1)
 	$(call STAGE,evaluator,evaluator_stage2)
 	$(FIT) training.ship --runs runs/mini --out runs/mini/shipped
 	$(FIT) rea2seg.infer --weights runs/mini/shipped --image $(ROOT)/examples/scene.png \

@@ -1,9 +1,9 @@
-"""Batches for the evaluator: packed blocks of four kinds of task behind one picture.
+"""Batches for the evaluator: packed blocks of five kinds of task behind one picture.
 
-`explain`: a question, answered in words (InternVL3 brings such visual question answering along; mini learns it here).
-`describe`: what lies under each mask. `score`: the IoU of each mask. `reason`: first the words of `explain` and
-`describe`, then the scores. Blocks are built by the functions that build the evaluator's prompts, so that training sees
-exactly the ids of inference.
+`point`: a question alone, of which only `training.guidance` has something to say. `explain`: a question, answered in
+words (InternVL3 brings such visual question answering along; mini learns it here). `describe`: what lies under each
+mask. `score`: the IoU of each mask. `reason`: first the words of `explain` and `describe`, then the scores. Blocks are
+built by the functions that build the evaluator's prompts, so that training sees exactly the ids of inference.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,8 @@ from training.questions import Mention
 from training.regions import Mask, coverage, draw_masks, iou, shown_masks, tokens_inside, tokens_under
 from training.scenes import code_set, codes_of, sample_scene, to_tensor
 
-Task = Literal["explain", "describe", "score", "reason"]
+Task = Literal["point", "explain", "describe", "score", "reason"]
+WITHOUT_MASKS = ("point", "explain")
 WHAT = "What is under each mask?"
 IGNORED = -100
 
@@ -45,8 +46,8 @@ class JudgementBatch(Movable):
     there are none), `mentioned` the image tokens inside the things of it. `under` are the image tokens under what every
     mask token shows of its mask. `judges` says which question each of the scored masks belongs to, `shares` how far the
     asked region, and then mask and region together, cover the 4 x 4 squares of its tokens. For `describe`, the ends
-    mark nothing, and `inside`, `mentioned`, `judges` and `shares` have no rows; for `explain`, `under`, `judges` and
-    `shares` have none.
+    mark nothing, and `inside`, `mentioned`, `judges` and `shares` have no rows; for tasks without masks, `under`,
+    `judges` and `shares` have none.
     """
 
     pixels: Float[Tensor, "b 3 side side"]
@@ -68,7 +69,8 @@ class JudgementBatch(Movable):
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One question with its masks and its reply, as ids; where its mention and itself end, and its reply starts."""
+    """One question with its masks and its reply, as ids; where its mention and itself end, and its reply starts
+    (after the end if there is none)."""
 
     ids: list[int]
     mention_end: int
@@ -169,7 +171,7 @@ class JudgementDrawer:
         names: list[Task] = [*self.tasks]
         weights = np.array([self.tasks[name] for name in names])
         task = names[int(rng.choice(len(names), p=weights / weights.sum()))]
-        drawn = [self.source(rng, self.counts[task], split, masks=task != "explain") for _ in range(scenes)]
+        drawn = [self.source(rng, self.counts[task], split, masks=task not in WITHOUT_MASKS) for _ in range(scenes)]
         rows = [[self.block(task, asked) for asked in questions] for _, questions in drawn]
         packed = pack(self.prefix, [[block.ids for block in blocks] for blocks in rows], self.tokenizer.pad_token_id)
         words, digits = (torch.full_like(packed.ids, IGNORED) for _ in range(2))
@@ -212,6 +214,8 @@ class JudgementDrawer:
         before = piece_ids(self.tokenizer, self.template, self.template.question)
         mention_end = len(before) + max(len(encode_untrusted(self.tokenizer, asked.mention)) - 1, 0)
         question_end = len(ids) - 1
+        if task == "point":
+            return Block(ids, mention_end, question_end, len(ids))
         ids += suffix_ids(self.tokenizer, self.template, len(asked.masks), self.mask_tokens, task != "score")
         return Block([*ids, *self.reply(task, asked)], mention_end, question_end, len(ids))
 

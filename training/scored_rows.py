@@ -1,4 +1,4 @@
-"""The rows of `training.scoring_data` as questions for the evaluator's stage 2."""
+"""The rows of `training.scoring_data` as questions for the evaluator, alone or among fresh scenes."""
 
 import json
 from collections import defaultdict
@@ -10,7 +10,7 @@ import numpy as np
 from rea2seg.errors import InputError
 from rea2seg.images import load_image
 from rea2seg.masks import decode_rle
-from training.judgements import Asked, Drawn, group_sizes
+from training.judgements import Asked, Drawn, Source, group_sizes
 from training.scoring_data import ROWS
 
 
@@ -57,3 +57,14 @@ class ScoredRows:
             [member["iou"] for member in members],
             [member["under"] for member in members],
         )
+
+
+class Mixed:
+    """Fresh scenes, but a share of the pictures with masks are scored rows, whose mistakes are those of a generator."""
+
+    def __init__(self, fresh: Source, scored: Source, share: float = 0.5) -> None:
+        self.fresh, self.scored, self.share = fresh, scored, share
+
+    def __call__(self, rng: np.random.Generator, count: int, split: str, masks: bool) -> Drawn:
+        source = self.scored if masks and rng.random() < self.share else self.fresh
+        return source(rng, count, split, masks)

@@ -52,7 +52,10 @@ TINY: dict[str, tuple[Callable[[], None], dict[str, Any]]] = {
             "data.count": 2,
         },
     ),
-    "evaluator_stage1": (lambda: run(evaluator.EvaluatorStage, evaluator.Judgements), {}),
+    "evaluator_stage1": (
+        lambda: run(evaluator.EvaluatorStage, evaluator.Judgements),
+        {"data.tasks": {"score": 1.0}},  # Two steps are to reach all layers.
+    ),
     "evaluator_stage2": (lambda: run(evaluator.EvaluatorStage, evaluator.Judgements), {"model.rank": 2}),
 }
 

@@ -128,6 +128,7 @@ def test_each_loss_falls_as_its_own_layer_shows_the_region(stage, batch):
 @pytest.mark.parametrize(
     ("task", "told"),
     [
+        ("point", {"mention", "attention", "accuracy/attention"}),
         ("explain", {"mention", "attention", "accuracy/attention"}),
         ("describe", {"looking"}),
         ("score", REGIONS),

@@ -27,7 +27,7 @@ from tests.training.conftest import CONVERSATION
 from tests.training.stages import CONFIGS, train
 from training.generator import GeneratorStage
 from training.guidance import GuidedLayers
-from training.scored_rows import ScoredRows
+from training.scored_rows import Mixed, ScoredRows
 from training.scoring_data import scoring_data
 from training.ship import ship
 
@@ -44,11 +44,12 @@ def work(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     tokenizer.save_pretrained(folder / "runs/mini/tokenizer")
     with chdir(folder):
-        for name in ("segmenter", "vision_generator", "generator", "vision_evaluator", "evaluator_stage1"):
+        for name in ("segmenter", "vision_generator", "generator"):
             train(name, 2)
         ship(Path("runs/mini"), Path("runs/mini/shipped"))
         scoring_data(**SCORING)
-        train("evaluator_stage2", 2)
+        for name in ("vision_evaluator", "evaluator_stage1", "evaluator_stage2"):
+            train(name, 2)
         ship(Path("runs/mini"), Path("runs/mini/shipped"))
     return folder / "runs/mini"
 
@@ -179,6 +180,15 @@ def test_scored_rows_give_groups_of_their_candidates(work, rows):
             assert one.scores == pytest.approx([iou(torch.from_numpy(mask), truth) for mask in one.masks], abs=1e-6)
     _, asked = source(np.random.default_rng(0), 2, "train", masks=False)
     assert asked[0].masks == []
+
+
+def test_scored_rows_are_a_share_of_the_pictures_with_masks():
+    fresh, scored = (torch.full((3, 1, 1), value, dtype=torch.uint8) for value in (0, 1))
+    mixed = Mixed(lambda *_: (fresh, []), lambda *_: (scored, []), share=0.25)
+    rng = np.random.default_rng(0)
+    with_masks, without = ([mixed(rng, 2, "train", masks)[0] for _ in range(200)] for masks in (True, False))
+    assert 30 < sum(image is scored for image in with_masks) < 70
+    assert all(image is fresh for image in without)
 
 
 def test_what_ships_is_half_as_large_and_otherwise_the_same(work):
