@@ -6,7 +6,7 @@
 Stage 1: scores without reasoning, what lies under a mask, and questions answered in words. Stage 2: relational
 questions with and without reasoning, as a LoRA adapter on the language layers (the paper trains both stages with LoRA
 of rank 128 on InternVL3-8B). Departures, mini only: stage 1 trains all of the language model, because nothing here
-comes trained, from that of the generator on, which already knows the questions; `training.guidance` adds six losses
+comes trained, from that of the generator on, which already knows the questions; `training.guidance` adds seven losses
 that lead it from the asked region to the masks; the digits of the scores have a loss of their own, so that they are
 not drowned by the words.
 """
@@ -77,11 +77,12 @@ class EvaluatorStage(Stage):
         "looking": 0.5,
         "mention": 0.5,
         "attention": 0.5,
+        "pointing": 0.5,
         "matching": 0.5,
         "overlap": 5.0,
         "reading": 0.5,
     }
-    """The two of the replies, then the six of `training.guidance`. Ours."""
+    """The two of the replies, then the seven of `training.guidance`. Ours."""
 
     def __init__(
         self,

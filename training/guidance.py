@@ -14,11 +14,11 @@ from torch.nn.utils.rnn import pad_sequence
 from rea2seg.errors import ConfigError
 from rea2seg.generator.attention import Rows, probe
 from training.judgements import IGNORED, JudgementBatch
-from training.losses import contrastive, mass_inside
+from training.losses import contrastive, cosines, mass_inside
 from training.regions import FINE, tokens_inside
 
 MATCH_WIDTH = 64
-"""Width of the space in which questions and masks are compared. Ours."""
+"""Width of the space in which questions are compared with images and masks. Ours."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class GuidedLayers:
 
     In `look_layers` the tokens of a mask attend to the image under it; in `mention_layers` the words for what must be
     looked up first attend to it, in `point_layers` the end of a question to what it asks for. After `match_after`
-    layers the two are alike where they are about the same region; after `cover_after` layers every token of a mask
-    knows how far the asked region covers it, alone and together with the mask. In `read_layers` the token before a
-    digit attends to the mask that the digit is about.
+    layers the end of a question is like the image tokens inside that region and like the mask tokens that show it;
+    after `cover_after` layers every token of a mask knows how far the asked region covers it, alone and together with
+    the mask. In `read_layers` the token before a digit attends to the mask that the digit is about.
     """
 
     look_layers: tuple[int, int] = (1, 2)
@@ -70,12 +70,12 @@ class Watched(NamedTuple):
 
 
 class Guidance(nn.Module):
-    """The six losses and the heads that they need. Not exported; made for packed batches with their truth."""
+    """The seven losses and the heads that they need. Not exported; made for packed batches with their truth."""
 
     def __init__(self, width: int, layers: GuidedLayers) -> None:
         super().__init__()
         self.layers = layers
-        self.of_question, self.of_mask = (nn.Linear(width, MATCH_WIDTH, bias=False) for _ in range(2))
+        self.of_question, self.of_region = (nn.Linear(width, MATCH_WIDTH, bias=False) for _ in range(2))
         self.overlap = nn.Linear(width, 2 * FINE * FINE)
 
     @contextmanager
@@ -105,19 +105,28 @@ class Guidance(nn.Module):
         shown = batch.under[batch.under.any(-1)]
         if len(shown):
             parts["looking"] = mass_inside(watched.looks.weights()[:, of_image], shown)
-        if len(batch.inside):
-            parts["mention"] = mass_inside(watched.mentions.weights()[:, of_image], batch.mentioned)
-            weights = watched.points.weights()[:, of_image]
-            parts["attention"] = mass_inside(weights, batch.inside)
-            parts["accuracy/attention"] = batch.inside.gather(1, weights.argmax(1, keepdim=True)).float().mean()
+        if not len(batch.inside):
+            return parts
+        parts["mention"] = mass_inside(watched.mentions.weights()[:, of_image], batch.mentioned)
+        weights = watched.points.weights()[:, of_image]
+        parts["attention"] = mass_inside(weights, batch.inside)
+        parts["accuracy/attention"] = hits(weights, batch.inside)
+        after = hidden[self.layers.match_after].float()
+        states, rows = self.of_question(after[batch.question_ends]), torch.nonzero(batch.question_ends)[:, 0]
+        similarity = cosines(states, self.of_region(after[:, of_image])[rows])
+        parts["pointing"] = contrastive(similarity, batch.inside)
+        parts["accuracy/pointing"] = hits(similarity, batch.inside)
         if len(batch.judges):
-            after = hidden[self.layers.match_after]
-            states, tokens = after[batch.question_ends].float(), after[of_masks].float()
-            parts["matching"] = matching(batch, self.of_question(states), self.of_mask(tokens))
+            parts["matching"] = matching(batch, states, self.of_region(after[of_masks]))
             covered = self.overlap(hidden[self.layers.cover_after][of_masks].float()).view_as(batch.shares)
             parts["overlap"] = functional.binary_cross_entropy_with_logits(covered, batch.shares)
             parts["reading"] = reading(watched.reads, of_masks, len(batch.judges))
         return parts
+
+
+def hits(weights: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"]) -> Float[Tensor, ""]:
+    """How often the token with the largest weight lies inside."""
+    return inside.gather(1, weights.argmax(1, keepdim=True)).float().mean()
 
 
 def places(flags: Bool[Tensor, "b length"]) -> Int[Tensor, "b most"]:

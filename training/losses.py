@@ -68,8 +68,12 @@ def pointing(
     -log of the softmax mass, over all image tokens of the picture, that cosine similarity puts inside the target.
     Questions without a token inside are left out.
     """
-    similarity = torch.einsum("nd,ntd->nt", functional.normalize(state, dim=-1), functional.normalize(tokens, dim=-1))
-    return contrastive(similarity, inside, temperature)
+    return contrastive(cosines(state, tokens), inside, temperature)
+
+
+def cosines(states: Float[Tensor, "n d"], tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "n t"]:
+    """The cosine similarity of each state with its own tokens."""
+    return torch.einsum("nd,ntd->nt", functional.normalize(states, dim=-1), functional.normalize(tokens, dim=-1))
 
 
 def contrastive(

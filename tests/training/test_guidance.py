@@ -21,7 +21,8 @@ from training.packing import PADDING, BlockAttention
 TOKENS = 16
 
 
-REGIONS = {"looking", "mention", "attention", "accuracy/attention", "matching", "overlap", "reading"}
+ASKED = {"mention", "attention", "accuracy/attention", "pointing", "accuracy/pointing"}
+JUDGED = {"looking", "matching", "overlap", "reading"}
 
 
 def batch_of(tokenizer, task):
@@ -84,8 +85,9 @@ def own_masks(of_masks):
 def test_each_loss_falls_as_its_own_layer_shows_the_region(stage, batch):
     of_image, of_masks = stage.slots(batch.packed.ids, TOKENS)
     showing, under = of_masks.masked_scatter(of_masks, batch.under.any(-1)), batch.under[batch.under.any(-1)]
-    guidance, direction = deepcopy(stage.guidance), torch.eye(LANGUAGE.width)[0]
-    guidance.of_mask.load_state_dict(guidance.of_question.state_dict())
+    guidance, directions = deepcopy(stage.guidance), torch.eye(LANGUAGE.width)[: len(batch.inside)]
+    for head in (guidance.of_question, guidance.of_region):
+        head.weight.copy_(torch.eye(*head.weight.shape))
     states, length = [torch.zeros(*batch.packed.ids.shape, LANGUAGE.width) for _ in range(3)], of_masks.shape[1]
     flags = (showing, batch.mention_ends, batch.question_ends, batch.digits != IGNORED)
     watched = Watched(*(told(where, torch.ones(int(where.sum()), length)) for where in flags))
@@ -113,10 +115,15 @@ def test_each_loss_falls_as_its_own_layer_shows_the_region(stage, batch):
     share = batch.shares[..., 16:].mean(-1)
     fullest = torch.stack([share[batch.judges == number].max() for number in range(len(batch.inside))])
     shown = (share > 0) & (share >= 0.5 * fullest[batch.judges, None])
-    states[1][batch.question_ends] = direction
-    states[1][of_masks] = torch.where(shown.flatten()[:, None], direction, -direction)
+    states[1][batch.question_ends] = directions
+    states[1][of_masks] = (directions[batch.judges][:, None] * (2.0 * shown - 1)[..., None]).flatten(0, 1)
     assert fallen() == {"matching"}
-    assert max(losses[name] for name in ("looking", "mention", "attention", "matching", "reading")) < 1e-4
+    on_tokens = directions[:, None] * (2.0 * batch.inside - 1)[..., None]
+    for row, token in zip(torch.nonzero(batch.question_ends)[:, 0], on_tokens, strict=True):
+        states[1][row, of_image[row]] += token
+    assert fallen() == {"pointing"}
+    assert losses["accuracy/pointing"] == 1
+    assert max(losses[name] for name in ("looking", "mention", "attention", "pointing", "matching", "reading")) < 1e-4
     guidance.overlap.weight.copy_(torch.eye(LANGUAGE.width))
     guidance.overlap.bias.zero_()
     states[2][of_masks] = batch.shares.flatten(0, 1).logit(1e-4)
@@ -128,23 +135,30 @@ def test_each_loss_falls_as_its_own_layer_shows_the_region(stage, batch):
 @pytest.mark.parametrize(
     ("task", "told"),
     [
-        ("point", {"mention", "attention", "accuracy/attention"}),
-        ("explain", {"mention", "attention", "accuracy/attention"}),
+        ("point", ASKED),
+        ("explain", ASKED),
         ("describe", {"looking"}),
-        ("score", REGIONS),
-        ("reason", REGIONS),
+        ("score", ASKED | JUDGED),
+        ("reason", ASKED | JUDGED),
     ],
 )
 def test_losses_are_those_that_a_task_has(stage, tokenizer, task, told):
     parts = stage.losses(batch_of(tokenizer, task))
-    assert parts.keys() & REGIONS == told
+    assert parts.keys() & (ASKED | JUDGED) == told
     assert ("digits" in parts) == (task in ("score", "reason"))
     assert all(value.isfinite() for value in parts.values())
 
 
 @pytest.mark.parametrize(
     ("name", "layer", "later"),
-    [("looking", 0, 1), ("mention", 0, 1), ("attention", 1, None), ("matching", 0, 1), ("reading", 1, None)],
+    [
+        ("looking", 0, 1),
+        ("mention", 0, 1),
+        ("attention", 1, None),
+        ("pointing", 0, 1),
+        ("matching", 0, 1),
+        ("reading", 1, None),
+    ],
 )
 def test_guidance_reaches_the_layers_that_it_is_about_and_none_above(stage, batch, name, layer, later):
     stage.zero_grad()
