@@ -3,7 +3,8 @@
     python -m training.evaluator fit --config configs/train/evaluator_stage1.yaml
     python -m training.evaluator fit --config configs/train/evaluator_stage2.yaml
 
-Stage 1: scores without reasoning, what lies under a mask, and questions answered in words. Stage 2: relational
+Stage 1: scores without reasoning, of drawn masks and of the generator's candidates, what lies under a mask, and
+questions answered in words. Stage 2: relational
 questions with and without reasoning, as a LoRA adapter on the language layers (the paper trains both stages with LoRA
 of rank 128 on InternVL3-8B). Departures, mini only: stage 1 trains all of the language model, because nothing here
 comes trained, from that of the generator on, which already knows the questions; `training.guidance` adds seven losses

@@ -167,7 +167,7 @@ class JudgementDrawer:
         self.prefix = whole[: len(whole) - len(tail)]
 
     def batch(self, rng: np.random.Generator, scenes: int, split: str) -> JudgementBatch:
-        """A batch of fresh scenes."""
+        """A batch of `scenes` pictures from the source."""
         names: list[Task] = [*self.tasks]
         weights = np.array([self.tasks[name] for name in names])
         task = names[int(rng.choice(len(names), p=weights / weights.sum()))]

@@ -58,17 +58,14 @@ def lattice_iou(logits: Float[Tensor, "*n h w"], truth: Bool[Tensor, "*n h w"]) 
 
 
 def pointing(
-    state: Float[Tensor, "n d"],
-    tokens: Float[Tensor, "n t d"],
-    inside: Bool[Tensor, "n t"],
-    temperature: float = TEMPERATURE,
+    state: Float[Tensor, "n d"], tokens: Float[Tensor, "n t d"], inside: Bool[Tensor, "n t"]
 ) -> Float[Tensor, ""]:
     """Contrastive loss between the prompt state and the image tokens inside the target (mini only).
 
     -log of the softmax mass, over all image tokens of the picture, that cosine similarity puts inside the target.
     Questions without a token inside are left out.
     """
-    return contrastive(cosines(state, tokens), inside, temperature)
+    return contrastive(cosines(state, tokens), inside)
 
 
 def cosines(states: Float[Tensor, "n d"], tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "n t"]:
@@ -76,11 +73,9 @@ def cosines(states: Float[Tensor, "n d"], tokens: Float[Tensor, "n t d"]) -> Flo
     return torch.einsum("nd,ntd->nt", functional.normalize(states, dim=-1), functional.normalize(tokens, dim=-1))
 
 
-def contrastive(
-    similarity: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"], temperature: float = TEMPERATURE
-) -> Float[Tensor, ""]:
+def contrastive(similarity: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"]) -> Float[Tensor, ""]:
     """-log of the softmax mass inside, over all t."""
-    return mass_inside((similarity / temperature).softmax(-1), inside)
+    return mass_inside((similarity / TEMPERATURE).softmax(-1), inside)
 
 
 def mass_inside(weights: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"]) -> Float[Tensor, ""]:

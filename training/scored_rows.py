@@ -48,19 +48,22 @@ class ScoredRows:
         members = [row["candidates"][int(index)] for index in order]
         truth = decode_rle(row["segmentation"]).numpy()
         return Asked(
-            row["query"],
-            row["reasoning"],
-            truth,
-            "",
-            np.zeros_like(truth),
-            [decode_rle(member["segmentation"]).numpy() for member in members],
-            [member["iou"] for member in members],
-            [member["under"] for member in members],
+            text=row["query"],
+            reasoning=row["reasoning"],
+            truth=truth,
+            mention="",
+            mentioned=np.zeros_like(truth),
+            masks=[decode_rle(member["segmentation"]).numpy() for member in members],
+            scores=[member["iou"] for member in members],
+            under=[member["under"] for member in members],
         )
 
 
 class Mixed:
-    """Fresh scenes, but a share of the pictures with masks are scored rows, whose mistakes are those of a generator."""
+    """Fresh scenes, but a share of the pictures with masks are scored rows, whose mistakes are those of a generator.
+
+    The share is ours; no other was compared.
+    """
 
     def __init__(self, fresh: Source, scored: Source, share: float = 0.5) -> None:
         self.fresh, self.scored, self.share = fresh, scored, share

@@ -1,4 +1,4 @@
-"""What stage 2 of the evaluator learns from: candidates of the trained generator, their IoUs, and the right reasoning.
+"""What the evaluator learns from, beside fresh scenes: the generator's candidates, their IoUs, the right reasoning.
 
     python -m training.scoring_data --config configs/train/scoring_data.yaml
 
