@@ -61,11 +61,11 @@ def test_mass_inside_is_a_share_of_the_image_tokens_alone():
 
 
 def test_pointing_is_the_softmax_mass_of_cosines_inside():
-    state, tokens = torch.tensor([[2.0, 0.0]]), torch.tensor([[[5.0, 0.0], [0.0, 1.0], [0.0, 3.0]]])
-    sharp = math.exp(1 / 0.5)
+    state, tokens = torch.tensor([[2.0, 0.0]]), torch.tensor([[[5.0, 0.0], [4.0, 3.0], [0.0, 3.0]]])
+    mass = [math.exp(cosine / 0.1) for cosine in (1.0, 0.8, 0.0)]
     right, wrong = torch.tensor([[True, False, False]]), torch.tensor([[False, True, True]])
-    assert_close(pointing(state, tokens, right, 0.5), torch.tensor(-math.log(sharp / (sharp + 2))))
-    assert_close(pointing(state, tokens, wrong, 0.5), torch.tensor(-math.log(2 / (sharp + 2))))
+    assert_close(pointing(state, tokens, right), torch.tensor(-math.log(mass[0] / sum(mass))))
+    assert_close(pointing(state, tokens, wrong), torch.tensor(-math.log(sum(mass[1:]) / sum(mass))))
 
 
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (0.3, -0.4)])
