@@ -4,12 +4,11 @@
     python -m training.evaluator fit --config configs/train/evaluator_stage2.yaml
 
 Stage 1: scores without reasoning, of drawn masks and of the generator's candidates, what lies under a mask, and
-questions answered in words. Stage 2: relational
-questions with and without reasoning, as a LoRA adapter on the language layers (the paper trains both stages with LoRA
-of rank 128 on InternVL3-8B). Departures, mini only: stage 1 trains all of the language model, because nothing here
-comes trained, from that of the generator on, which already knows the questions; `training.guidance` adds seven losses
-that lead it from the asked region to the masks; the digits of the scores have a loss of their own, so that they are
-not drowned by the words.
+questions answered in words. Stage 2: relational questions with and without reasoning, as a LoRA adapter on the language
+layers (the paper trains both stages with LoRA of rank 128 on InternVL3-8B). Departures, mini only: stage 1 trains all
+of the language model, because nothing here comes trained, from that of the generator on, which already knows the
+questions; `training.guidance` adds seven losses that lead it from the asked region to the masks; the digits of the
+scores have a loss of their own, so that they are not drowned by the words.
 """
 
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from torch.nn import functional
 
@@ -33,6 +32,7 @@ from training.batches import Stream
 from training.guidance import Guidance, GuidedLayers
 from training.judgements import IGNORED, JudgementBatch, JudgementDrawer, Source, Task
 from training.mini import load_tokenizer, save_internvl
+from training.optim import Schedule
 from training.packing import BlockAttention
 from training.stage import Stage, run
 from training.take_over import take_over_language
@@ -92,13 +92,9 @@ class EvaluatorStage(Stage):
         rank: int = 0,
         language: str | None = None,
         guided: GuidedLayers = GuidedLayers(),  # noqa: B008 - frozen
-        lr: float = 1e-3,
-        warmup: int = 300,
-        decay: float = 0.3,
-        wd: float = 0.05,
+        schedule: Schedule = Schedule(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__()
-        self.save_hyperparameters("export", "rank", "lr", "warmup", "decay", "wd")
+        super().__init__(export, schedule)
         if rank and language is not None:
             raise ConfigError("an adapter goes on from `weights`; `language` belongs to the training of all layers")
         self.model, self.tokenizer = load_internvl(Path(weights), None, "float32")
@@ -166,10 +162,10 @@ class EvaluatorStage(Stage):
 
     def export(self) -> None:
         """Write the model and its tokenizer, or the adapter alone."""
-        if self.hparams["rank"]:
-            self.model.save_pretrained(self.hparams["export"], save_embedding_layers=False)
+        if isinstance(self.model, PeftModel):
+            self.model.save_pretrained(self.folder, save_embedding_layers=False)
         else:
-            save_internvl(self.model, self.tokenizer, Path(self.hparams["export"]))
+            save_internvl(self.model, self.tokenizer, self.folder)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from rea2seg.synth.queries import CATEGORIES
 from training.batches import Stream
 from training.losses import at_lattice, lattice_iou, mask_bce, mask_dice, mass_inside, pointing
 from training.mini import load_tokenizer
+from training.optim import Schedule
 from training.packing import BlockAttention
 from training.questions import QuestionBatch, QuestionDrawer, image_columns
 from training.scenes import Targets
@@ -109,13 +110,10 @@ class GeneratorStage(Stage):
         mention_layers: tuple[int, int] = (1, 2),
         masks_from: int = 0,
         masked: int = 2,
-        lr: float = 1e-3,
-        warmup: int = 300,
-        decay: float = 0.3,
-        wd: float = 0.05,
+        schedule: Schedule = Schedule(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__()
-        self.save_hyperparameters()
+        super().__init__(export, schedule)
+        self.layers, self.mention_layers, self.masks_from, self.masked = layers, mention_layers, masks_from, masked
         parts, self.sam = load(Path(weights)), load_sam(Path(segmenter)).requires_grad_(False)
         self.mllm, self.connector, self.parts = parts.mllm, parts.connector, parts
         self.decoder: MaskDecoder = build_decoder(SamConfig.read(Path(segmenter) / "config.json"))
@@ -134,7 +132,7 @@ class GeneratorStage(Stage):
         packed, features = batch.packed, image_features(self.mllm, batch.pixels)
         predictors = torch.nonzero(packed.ids == self.seg)[:, 1].view(len(packed.ids), -1) - 1
         embedded, image = embed(self.mllm, packed.ids, features), image_columns(packed.ids)
-        late, early = (range(a, b + 1) for a, b in (self.hparams["layers"], self.hparams["mention_layers"]))
+        late, early = (range(a, b + 1) for a, b in (self.layers, self.mention_layers))
         with BlockAttention(packed), probe(late, predictors) as targets, probe(early, batch.mention_ends) as mentions:
             hidden = last_hidden(self.mllm, embedded, packed.mask(), packed.positions)
         return hidden, predictors, targets.mean()[..., image], mentions.mean()[..., image]
@@ -156,8 +154,8 @@ class GeneratorStage(Stage):
             "place": misplaced(self.connector(state), points_on(self.sam.prompt_encoder, batch.targets).flatten(0, 1)),
             "accuracy/attention": inside.gather(1, attention.argmax(1, keepdim=True)).float().mean(),
         }
-        if self.global_step >= self.hparams["masks_from"]:
-            some = slice(self.hparams["masked"])
+        if self.global_step >= self.masks_from:
+            some = slice(self.masked)
             parts |= self.mask_losses(batch, said[:, : predictors.shape[1]][:, some], batch.targets.masks()[:, some])
         return parts
 
@@ -186,10 +184,9 @@ class GeneratorStage(Stage):
 
     def export(self) -> None:
         """Write the generator, and beside it the mask decoder for its token."""
-        folder = Path(self.hparams["export"])
-        self.parts.save(folder)
+        self.parts.save(self.folder)
         state = {name: value.contiguous() for name, value in self.decoder.state_dict().items()}
-        save_file(state, folder / "mask_decoder.safetensors")
+        save_file(state, self.folder / "mask_decoder.safetensors")
 
 
 if __name__ == "__main__":

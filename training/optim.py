@@ -4,6 +4,7 @@ SOAP (Vyas et al. 2024) is Adam in the eigenbasis of Shampoo's preconditioner; d
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from pytorch_optimizer import SOAP
@@ -15,23 +16,33 @@ LARGEST_PRECONDITIONER = 256
 eigenvectors would cost more than they bring."""
 
 
-def warmup_hold_decay(step: int, total: int, warmup: int, decay: float) -> float:
-    """The factor on the learning rate at a step: 0 → 1 in `warmup` steps, 1, then → 0 over the last share `decay`.
+@dataclass(frozen=True)
+class Schedule:
+    """The highest rate, the steps that it rises, the share of a run in which it falls, and the weight decay. Ours."""
 
-    A constant middle lets a run be prolonged from its last checkpoint without having been planned that long.
-    """
-    rising = min(1.0, (step + 1) / max(warmup, 1))
-    falling = min(1.0, (total - step) / max(decay * total, 1.0))
-    return max(min(rising, falling), 0.0)
+    lr: float = 1e-3
+    warmup: int = 200
+    decay: float = 0.3
+    wd: float = 0.05
+
+    def factor(self, step: int, total: int) -> float:
+        """The factor on the rate at a step: 0 → 1 while warming up, 1, then → 0.
+
+        A constant middle lets a run be prolonged from its last checkpoint without having been planned that long.
+        """
+        rising = min(1.0, (step + 1) / max(self.warmup, 1))
+        falling = min(1.0, (total - step) / max(self.decay * total, 1.0))
+        return max(min(rising, falling), 0.0)
 
 
-def soap(
-    parameters: Iterable[Parameter], lr: float, total: int, warmup: int, decay: float, weight_decay: float
-) -> dict[str, Any]:
-    """What `LightningModule.configure_optimizers` returns."""
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
+def soap(parameters: Iterable[Parameter], schedule: Schedule, total: int) -> dict[str, Any]:
+    """What `LightningModule.configure_optimizers` returns for a run of `total` steps."""
     optimizer = SOAP(
-        trained, lr, betas=(0.95, 0.95), weight_decay=weight_decay, max_precondition_dim=LARGEST_PRECONDITIONER
+        [parameter for parameter in parameters if parameter.requires_grad],
+        schedule.lr,
+        betas=(0.95, 0.95),
+        weight_decay=schedule.wd,
+        max_precondition_dim=LARGEST_PRECONDITIONER,
     )
-    schedule = LambdaLR(optimizer, lambda step: warmup_hold_decay(step, total, warmup, decay))
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    rate = LambdaLR(optimizer, lambda step: schedule.factor(step, total))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}

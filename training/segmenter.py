@@ -21,6 +21,7 @@ from rea2seg.segmenters.sam import SamConfig, build_sam, decode_prompts, load_sa
 from rea2seg.structures import Prompt
 from training.batches import Stream
 from training.losses import at_lattice, lattice_iou, mask_dice, mask_focal
+from training.optim import Schedule
 from training.point_prompts import PromptBatch, draw_batch
 from training.stage import Stage, run
 
@@ -82,13 +83,9 @@ class SegmenterStage(Stage):
         config: SamConfig,
         export: str,
         start: str | None = None,
-        lr: float = 1e-3,
-        warmup: int = 100,
-        decay: float = 0.3,
-        wd: float = 0.02,
+        schedule: Schedule = Schedule(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__()
-        self.save_hyperparameters(ignore=["config"])
+        super().__init__(export, schedule)
         self.config, self.sam = config, build_sam(config).train()
         if start is not None:
             self.sam.load_state_dict(load_sam(Path(start)).state_dict())
@@ -117,7 +114,7 @@ class SegmenterStage(Stage):
 
     def export(self) -> None:
         """Write the weights in the layout that `Sam` loads."""
-        save_sam(self.sam, self.config, Path(self.hparams["export"]))
+        save_sam(self.sam, self.config, self.folder)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -10,17 +11,20 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 from torch import Tensor
 
-from training.optim import soap
+from training.optim import Schedule, soap
 
 
 class Stage(LightningModule, ABC):
     """What every stage is: a loss that is a weighted sum of named parts, an optimiser, and weights that are exported.
 
-    `LOSS` is the table of weights; other parts that `losses` returns are logged only. The hyperparameters of a stage
-    hold `lr`, `warmup`, `decay` and `wd` for `training.optim.soap`, and `export`, the folder for the weights.
+    `LOSS` is the table of weights; other parts that `losses` returns are logged only. `folder` receives the weights.
     """
 
     LOSS: ClassVar[Mapping[str, float]]
+
+    def __init__(self, folder: str, schedule: Schedule) -> None:
+        super().__init__()
+        self.folder, self.schedule = Path(folder), schedule
 
     @abstractmethod
     def losses(self, batch: Any) -> dict[str, Tensor]:
@@ -40,8 +44,7 @@ class Stage(LightningModule, ABC):
         self.log_dict({f"val/{name}": value for name, value in self.losses(batch).items()}, batch_size=len(batch))
 
     def configure_optimizers(self) -> dict[str, Any]:
-        h, total = self.hparams, int(self.trainer.estimated_stepping_batches)
-        return soap(self.parameters(), h["lr"], total, h["warmup"], h["decay"], h["wd"])
+        return soap(self.parameters(), self.schedule, int(self.trainer.estimated_stepping_batches))
 
 
 class ExportAtEnd(Callback):

@@ -32,6 +32,7 @@ from rea2seg.synth.vocabulary import COLOURS, KINDS, SIZES, TEXTURES
 from rea2seg.synth.worlds import World
 from training.batches import Movable, Stream
 from training.mini import Language, Tower, load_tokenizer, save_internvl, small_internvl, small_llava
+from training.optim import Schedule
 from training.point_prompts import draw_goal
 from training.regions import FINE, coverage, shown_masks
 from training.scenes import PARTS, code_lattice, codes_of, sample_scene, to_tensor
@@ -188,13 +189,9 @@ class VisionStage(Stage):
         downsample: float = 0.5,
         start: str | None = None,
         teacher: str | None = None,
-        lr: float = 1e-3,
-        warmup: int = 200,
-        decay: float = 0.3,
-        wd: float = 0.05,
+        schedule: Schedule = Schedule(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__()
-        self.save_hyperparameters("export", "lr", "warmup", "decay", "wd")
+        super().__init__(export, schedule)
         words = load_tokenizer(tokenizer)
         self.features: Callable[[Tensor], Tensor]
         if family == "generator":
@@ -237,7 +234,7 @@ class VisionStage(Stage):
 
     def export(self) -> None:
         """Write the model with its trained tower in the native layout."""
-        self.save(Path(self.hparams["export"]))
+        self.save(self.folder)
 
 
 if __name__ == "__main__":

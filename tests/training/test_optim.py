@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.optim import soap, warmup_hold_decay
+from training.optim import Schedule, soap
 
 
 @pytest.mark.parametrize(
@@ -10,17 +10,17 @@ from training.optim import soap, warmup_hold_decay
     [(0, 0.1), (4, 0.5), (9, 1.0), (10, 1.0), (70, 1.0), (85, 0.5), (99, 1 / 30), (100, 0.0), (120, 0.0)],
 )
 def test_the_rate_rises_holds_and_falls(step, factor):
-    assert warmup_hold_decay(step, total=100, warmup=10, decay=0.3) == pytest.approx(factor)
+    assert Schedule(warmup=10, decay=0.3).factor(step, total=100) == pytest.approx(factor)
 
 
 def test_no_warmup_and_no_decay_is_a_constant_rate():
-    assert {warmup_hold_decay(step, 10, 0, 0.0) for step in range(10)} == {1.0}
+    assert {Schedule(warmup=0, decay=0.0).factor(step, total=10) for step in range(10)} == {1.0}
 
 
 def test_only_what_wants_gradients_is_trained():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].requires_grad_(False)
-    made = soap(model.parameters(), 0.5, total=4, warmup=2, decay=0.5, weight_decay=0.1)
+    made = soap(model.parameters(), Schedule(lr=0.5, warmup=2, decay=0.5, wd=0.1), total=4)
     assert [id(p) for group in made["optimizer"].param_groups for p in group["params"]] == [
         id(p) for p in model[1].parameters()
     ]
