@@ -79,7 +79,7 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class Example:
     """A question with the region it asks for and the right answer in words, and masks with their IoUs and what lies
     under each. `mention` are the words of its `Mention`, `mentioned` is the region of the things in it."""
 
@@ -93,7 +93,7 @@ class Asked:
     under: list[str]
 
 
-Drawn = tuple[UInt8[Tensor, "3 h w"], list[Asked]]
+Drawn = tuple[UInt8[Tensor, "3 h w"], list[Example]]
 """A picture and questions about it. One name, because configs are checked by comparing signatures, and two spellings of
 a shaped type are never equal."""
 
@@ -123,16 +123,16 @@ class FreshScenes:
             if len(found) == count:
                 sizes, seen = group_sizes(rng, count, self.group if masks else 0, self.short), look(world, rendering)
                 sized = zip(found, sizes, strict=True)
-                return to_tensor(rendering.image), [ask(rng, world, seen, rendering, *one) for one in sized]
+                return to_tensor(rendering.image), [example_of(rng, world, seen, rendering, *one) for one in sized]
 
 
-def ask(
+def example_of(
     rng: np.random.Generator, world: World, seen: World, rendering: Rendering, question: Question, count: int
-) -> Asked:
+) -> Example:
     """A question with a group of `count` masks; `seen` is the world as it is seen in the picture."""
     codes, truth, mention = codes_of(rendering), question.truth(rendering), Mention.of(question, seen)
     masks = draw_masks(rng, world, codes, question, truth, count)
-    return Asked(
+    return Example(
         text=question.text,
         reasoning=question.reasoning,
         truth=truth,
@@ -172,7 +172,7 @@ class JudgementDrawer:
         weights = np.array([self.tasks[name] for name in names])
         task = names[int(rng.choice(len(names), p=weights / weights.sum()))]
         drawn = [self.source(rng, self.counts[task], split, masks=task not in WITHOUT_MASKS) for _ in range(scenes)]
-        rows = [[self.block(task, asked) for asked in questions] for _, questions in drawn]
+        rows = [[self.block(task, example) for example in questions] for _, questions in drawn]
         packed = pack(self.prefix, [[block.ids for block in blocks] for blocks in rows], self.tokenizer.pad_token_id)
         words, digits = (torch.full_like(packed.ids, IGNORED) for _ in range(2))
         mention_ends, question_ends = (torch.zeros_like(packed.ids, dtype=torch.bool) for _ in range(2))
@@ -181,8 +181,8 @@ class JudgementDrawer:
                 mention_ends[row, start + block.mention_end] = task != "describe"
                 question_ends[row, start + block.question_end] = task != "describe"
                 self.label(words[row], digits[row], start, block)
-        every = [asked for _, questions in drawn for asked in questions]
-        masks = [mask for asked in every for mask in asked.masks]
+        every = [example for _, questions in drawn for example in questions]
+        masks = [mask for example in every for mask in example.masks]
         return JudgementBatch(
             pixels=torch.stack([image_pixels(image, self.sides[0]) for image, _ in drawn]),
             mask_pixels=shown_masks(masks, self.sides[1]),
@@ -195,38 +195,38 @@ class JudgementDrawer:
             **self.regions([] if task == "describe" else every),
         )
 
-    def regions(self, every: Sequence[Asked]) -> dict[str, Tensor]:
+    def regions(self, every: Sequence[Example]) -> dict[str, Tensor]:
         """`inside`, `mentioned`, `judges` and `shares` of a batch with these questions, in their order."""
         image_grid, mask_grid = self.grids
-        inside = tokens_inside(coverage([asked.truth for asked in every], image_grid).mean(-1))
-        mentioned = tokens_inside(coverage([asked.mentioned for asked in every], image_grid).mean(-1))
-        judged = torch.tensor([len(asked.masks) for asked in every], dtype=torch.long)
-        truths = coverage([asked.truth for asked in every], mask_grid).repeat_interleave(judged, dim=0)
-        both = coverage([mask & asked.truth for asked in every for mask in asked.masks], mask_grid)
+        inside = tokens_inside(coverage([example.truth for example in every], image_grid).mean(-1))
+        mentioned = tokens_inside(coverage([example.mentioned for example in every], image_grid).mean(-1))
+        judged = torch.tensor([len(example.masks) for example in every], dtype=torch.long)
+        truths = coverage([example.truth for example in every], mask_grid).repeat_interleave(judged, dim=0)
+        both = coverage([mask & example.truth for example in every for mask in example.masks], mask_grid)
         judges = torch.arange(len(every)).repeat_interleave(judged)
         shares = torch.cat([truths, both], dim=-1)
         return {"inside": inside, "mentioned": mentioned, "judges": judges, "shares": shares}
 
-    def block(self, task: Task, asked: Asked) -> Block:
+    def block(self, task: Task, example: Example) -> Block:
         """One task about one question."""
-        text = WHAT if task == "describe" else asked.text
+        text = WHAT if task == "describe" else example.text
         ids = prefix_ids(self.tokenizer, self.template, text, self.image_tokens)[len(self.prefix) :]
         before = piece_ids(self.tokenizer, self.template, self.template.question)
-        mention_end = len(before) + max(len(encode_untrusted(self.tokenizer, asked.mention)) - 1, 0)
+        mention_end = len(before) + max(len(encode_untrusted(self.tokenizer, example.mention)) - 1, 0)
         question_end = len(ids) - 1
         if task == "point":
             return Block(ids, mention_end, question_end, len(ids))
-        ids += suffix_ids(self.tokenizer, self.template, len(asked.masks), self.mask_tokens, task != "score")
-        return Block([*ids, *self.reply(task, asked)], mention_end, question_end, len(ids))
+        ids += suffix_ids(self.tokenizer, self.template, len(example.masks), self.mask_tokens, task != "score")
+        return Block([*ids, *self.reply(task, example)], mention_end, question_end, len(ids))
 
-    def reply(self, task: Task, asked: Asked) -> list[int]:
+    def reply(self, task: Task, example: Example) -> list[int]:
         """The ids of the right reply."""
-        under = f"masks: {'; '.join(asked.under)}."
+        under = f"masks: {'; '.join(example.under)}."
         if task in ("explain", "describe"):
             end = piece_ids(self.tokenizer, self.template, self.template.end)
-            return [*encode_untrusted(self.tokenizer, asked.reasoning if task == "explain" else under), *end]
-        reasoning = f"{asked.reasoning} {under}" if task == "reason" else ""
-        return reply_ids(self.tokenizer, self.template, asked.scores, reasoning)
+            return [*encode_untrusted(self.tokenizer, example.reasoning if task == "explain" else under), *end]
+        reasoning = f"{example.reasoning} {under}" if task == "reason" else ""
+        return reply_ids(self.tokenizer, self.template, example.scores, reasoning)
 
     def label(self, words: Int[Tensor, " length"], digits: Int[Tensor, " length"], start: int, block: Block) -> None:
         """Write the labels of a block that starts there: position t predicts token t + 1."""

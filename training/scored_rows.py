@@ -10,7 +10,7 @@ import numpy as np
 from rea2seg.errors import InputError
 from rea2seg.images import load_image
 from rea2seg.masks import decode_rle
-from training.judgements import Asked, Drawn, Source, group_sizes
+from training.judgements import Drawn, Example, Source, group_sizes
 from training.scoring_data import ROWS
 
 
@@ -39,15 +39,15 @@ class ScoredRows:
         rows = pictures[int(rng.integers(len(pictures)))]
         chosen = [rows[int(index)] for index in rng.permutation(len(rows))[:count]]
         sizes = group_sizes(rng, len(chosen), self.group if masks else 0, self.short)
-        asked = [self.ask(rng, row, size) for row, size in zip(chosen, sizes, strict=True)]
-        return load_image(self.folder / rows[0]["image"]), asked
+        examples = [self.example_of(rng, row, size) for row, size in zip(chosen, sizes, strict=True)]
+        return load_image(self.folder / rows[0]["image"]), examples
 
-    def ask(self, rng: np.random.Generator, row: dict[str, Any], group: int) -> Asked:
+    def example_of(self, rng: np.random.Generator, row: dict[str, Any], group: int) -> Example:
         """One question with a random group of its candidates."""
         order = rng.permutation(len(row["candidates"]))[:group]
         members = [row["candidates"][int(index)] for index in order]
         truth = decode_rle(row["segmentation"]).numpy()
-        return Asked(
+        return Example(
             text=row["query"],
             reasoning=row["reasoning"],
             truth=truth,

@@ -10,7 +10,7 @@ from rea2seg.evaluators.prompts import SHORT, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import format_scores, reply_ids
 from rea2seg.structures import Candidate, Query
 from tests.training.conftest import evaluator_stage
-from training.judgements import IGNORED, WHAT, WITHOUT_MASKS, Asked, FreshScenes, JudgementDrawer, group_sizes
+from training.judgements import IGNORED, WHAT, WITHOUT_MASKS, Example, FreshScenes, JudgementDrawer, group_sizes
 from training.regions import coverage, tokens_inside, tokens_under
 
 SIDES, TOKENS = (64, 32), (16, 4)
@@ -31,15 +31,15 @@ def drawn_by(task, seed=3, scenes=2):
     return [source(rng, COUNT, "train", masks=task not in WITHOUT_MASKS) for _ in range(scenes)]
 
 
-def expected_reply(task, asked):
-    under = f"masks: {'; '.join(asked.under)}."
+def expected_reply(task, example):
+    under = f"masks: {'; '.join(example.under)}."
     if task == "point":
         return ""
     if task == "score":
-        return format_scores(asked.scores) + "<|im_end|>"
+        return format_scores(example.scores) + "<|im_end|>"
     if task == "reason":
-        return f"{asked.reasoning} {under}\n{format_scores(asked.scores)}<|im_end|>"
-    return {"explain": asked.reasoning, "describe": under}[task] + "<|im_end|>"
+        return f"{example.reasoning} {under}\n{format_scores(example.scores)}<|im_end|>"
+    return {"explain": example.reasoning, "describe": under}[task] + "<|im_end|>"
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +51,19 @@ def stage(tokenizer, tmp_path_factory):
 def test_a_block_is_what_inference_feeds_and_its_labels_are_the_reply(tokenizer, task):
     batch = drawer_of(tokenizer, task).batch(np.random.default_rng(3), 2, "train")
     for row, (_, questions) in enumerate(drawn_by(task)):
-        for block, asked in enumerate(questions):
-            text = WHAT if task == "describe" else asked.text
+        for block, example in enumerate(questions):
+            text = WHAT if task == "describe" else example.text
             prompt = prefix_ids(tokenizer, SHORT, text, TOKENS[0])
             if task != "point":
-                prompt += suffix_ids(tokenizer, SHORT, len(asked.masks), TOKENS[1], task != "score")
+                prompt += suffix_ids(tokenizer, SHORT, len(example.masks), TOKENS[1], task != "score")
             mine = (batch.packed.owner[row] == -1) | (batch.packed.owner[row] == block)
             ids = batch.packed.ids[row][mine].tolist()
             assert ids[: len(prompt)] == prompt
             reply = ids[len(prompt) :]
-            assert tokenizer.decode(reply) == expected_reply(task, asked)
+            assert tokenizer.decode(reply) == expected_reply(task, example)
             if task in ("score", "reason"):
-                reasoning = "" if task == "score" else f"{asked.reasoning} masks: {'; '.join(asked.under)}."
-                assert reply == reply_ids(tokenizer, SHORT, asked.scores, reasoning)
+                reasoning = "" if task == "score" else f"{example.reasoning} masks: {'; '.join(example.under)}."
+                assert reply == reply_ids(tokenizer, SHORT, example.scores, reasoning)
             own = batch.packed.owner[row] == block
             labels = torch.where(batch.words[row] != IGNORED, batch.words[row], batch.digits[row])[own].tolist()
             start = int(own.sum()) - len(reply)
@@ -84,15 +84,15 @@ def test_digits_are_those_of_the_scores_and_no_others(tokenizer, task):
     batch = drawer_of(tokenizer, task).batch(np.random.default_rng(3), 2, "train")
     for row, (_, questions) in enumerate(drawn_by(task)):
         said = batch.digits[row][batch.digits[row] != IGNORED].tolist()
-        scores = [f"{score:.2f}" for asked in questions for score in asked.scores]
+        scores = [f"{score:.2f}" for example in questions for score in example.scores]
         assert tokenizer.decode(said) == "".join(scores).replace(".", "")
 
 
 def test_an_opening_within_the_words_is_not_taken_for_the_scores(tokenizer):
     mask = np.ones((8, 8), bool)
-    asked = Asked("it", "Scores: [0.5 is b3.", mask, "", ~mask, [mask], [0.25], ["cup b3"])
+    example = Example("it", "Scores: [0.5 is b3.", mask, "", ~mask, [mask], [0.25], ["cup b3"])
     drawer = drawer_of(tokenizer, "reason")
-    block = drawer.block("reason", asked)
+    block = drawer.block("reason", example)
     assert tokenizer.decode([block.ids[at] for at in sorted(drawer.scored(block))]) == "025"
 
 
@@ -101,23 +101,23 @@ def fixed_source(group=2):
     rng = np.random.default_rng(0)
     image = torch.from_numpy(rng.integers(0, 255, (3, 48, 64), dtype=np.uint8))
 
-    def asked(text, masks):
-        return Asked(
+    def example(text, masks):
+        return Example(
             text, "because.", masks[0], "", np.zeros_like(masks[0]),
             list(masks), [0.12, 1.0][: len(masks)], ["cup b3", "background"][: len(masks)],
         )  # fmt: skip
 
     coarse = rng.random((2, group, 6, 8)) > 0.5
     masks = coarse.repeat(8, axis=2).repeat(8, axis=3)
-    questions = [asked("the red cup", masks[0]), asked("the box left of the blue ball", masks[1])]
+    questions = [example("the red cup", masks[0]), example("the box left of the blue ball", masks[1])]
     return image, questions
 
 
-def single(drawer, image, asked, task):
+def single(drawer, image, example, task):
     """A batch of one block."""
     one = JudgementDrawer(
         drawer.tokenizer, SHORT, drawer.sides, (drawer.image_tokens, drawer.mask_tokens), {task: 1.0}, {task: 1},
-        lambda *_, **__: (image, [asked]),
+        lambda *_, **__: (image, [example]),
     )  # fmt: skip
     return one.batch(np.random.default_rng(0), 1, "train")
 
@@ -162,9 +162,9 @@ def test_a_packed_batch_is_one_call_for_each_of_its_blocks(stage, tokenizer, tas
     batch = drawer.batch(np.random.default_rng(0), 2, "train")
     packed = logits_of(stage, batch)
     alone = [(0, 0, image, questions[0]), (0, 1, image, questions[1]), (1, 0, other, questions[1])]
-    for row, block, picture, asked in alone:
+    for row, block, picture, example in alone:
         own = batch.packed.owner[row] == block
-        expected = logits_of(stage, single(drawer, picture, asked, task))[0]
+        expected = logits_of(stage, single(drawer, picture, example, task))[0]
         assert_close(packed[row][own], expected[-int(own.sum()) :], atol=1e-4, rtol=1e-4)
 
 
@@ -175,11 +175,11 @@ def test_the_evaluator_meets_at_inference_the_probabilities_of_training(stage, t
     judge = InternVL.wrap(stage.model, tokenizer, template=SHORT, image_side=64, mask_side=32)
     seen = []
     judge._judge, whole = lambda reply: seen.append(reply.choices) or whole(reply), judge._judge
-    for asked in questions:
+    for example in questions:
         judge.score(
-            Query(image, asked.text), [[Candidate(torch.from_numpy(mask), "given", 0.5) for mask in asked.masks]]
+            Query(image, example.text), [[Candidate(torch.from_numpy(mask), "given", 0.5) for mask in example.masks]]
         )
-        batch = single(drawer_of(tokenizer, "score"), image, asked, "score")
+        batch = single(drawer_of(tokenizer, "score"), image, example, "score")
         first = int(torch.nonzero(batch.digits[0] != IGNORED)[0])
         digits = judge.grammar.digits[:2]
         mine = logits_of(stage, batch)[0, first].softmax(-1)[list(digits)].sum()
@@ -188,7 +188,7 @@ def test_the_evaluator_meets_at_inference_the_probabilities_of_training(stage, t
 
 def test_masks_of_a_batch_follow_their_places(tokenizer):
     batch = drawer_of(tokenizer, "score").batch(np.random.default_rng(3), 2, "train")
-    masks = [mask for _, questions in drawn_by("score") for asked in questions for mask in asked.masks]
+    masks = [mask for _, questions in drawn_by("score") for example in questions for mask in example.masks]
     assert len(batch.mask_pixels) == 2 * COUNT * 3
     for shown, mask in zip(batch.mask_pixels, masks, strict=True):
         assert_close(shown, mask_pixels(torch.from_numpy(mask)[None], 32)[0])
@@ -221,8 +221,8 @@ def test_a_share_of_the_groups_is_smaller() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_regions_belong_to_the_questions_in_their_order(tokenizer, task):
     batch = drawer_of(tokenizer, task).batch(np.random.default_rng(3), 2, "train")
-    every = [asked for _, questions in drawn_by(task) for asked in questions]
-    assert_close(batch.under, tokens_under([mask for asked in every for mask in asked.masks], 4, 2))
+    every = [example for _, questions in drawn_by(task) for example in questions]
+    assert_close(batch.under, tokens_under([mask for example in every for mask in example.masks], 4, 2))
     if task == "describe":
         assert not (batch.question_ends | batch.mention_ends).any()
         assert not any(map(len, (batch.inside, batch.mentioned, batch.judges, batch.shares)))
@@ -230,21 +230,21 @@ def test_regions_belong_to_the_questions_in_their_order(tokenizer, task):
     rows, places = torch.nonzero(batch.question_ends, as_tuple=True)
     assert len(rows) == len(every) == len(batch.inside)
     newline = tokenizer("\n", add_special_tokens=False).input_ids[-1]
-    for row, place, asked, inside in zip(rows, places, every, batch.inside, strict=True):
+    for row, place, example, inside in zip(rows, places, every, batch.inside, strict=True):
         assert batch.packed.ids[row, place] == newline
         block = batch.packed.owner[row, place]
         ids = batch.packed.ids[row, : place + 1][batch.packed.owner[row, : place + 1] == block]
-        assert tokenizer.decode(ids).strip() == asked.text
-        assert_close(inside, tokens_inside(coverage([asked.truth], 4).mean(-1))[0])
+        assert tokenizer.decode(ids).strip() == example.text
+        assert_close(inside, tokens_inside(coverage([example.truth], 4).mean(-1))[0])
     assert batch.mentioned.any()
     rows, places = torch.nonzero(batch.mention_ends, as_tuple=True)
-    for row, place, asked, mentioned in zip(rows, places, every, batch.mentioned, strict=True):
+    for row, place, example, mentioned in zip(rows, places, every, batch.mentioned, strict=True):
         block = batch.packed.owner[row, place]
         ids = batch.packed.ids[row, : place + 1][batch.packed.owner[row, : place + 1] == block]
-        assert tokenizer.decode(ids) == asked.mention or (asked.mention == "" and len(ids) == 1)
-        assert_close(mentioned, tokens_inside(coverage([asked.mentioned], 4).mean(-1))[0])
-    judged = [(asked.truth, mask) for asked in every for mask in asked.masks]
-    assert batch.judges.tolist() == [number for number, asked in enumerate(every) for _ in asked.masks]
+        assert tokenizer.decode(ids) == example.mention or (example.mention == "" and len(ids) == 1)
+        assert_close(mentioned, tokens_inside(coverage([example.mentioned], 4).mean(-1))[0])
+    judged = [(example.truth, mask) for example in every for mask in example.masks]
+    assert batch.judges.tolist() == [number for number, example in enumerate(every) for _ in example.masks]
     assert len(batch.shares) == len(judged)
     for shares, (truth, mask) in zip(batch.shares, judged, strict=True):
         assert_close(shares, torch.cat(list(coverage([truth, truth & mask], 2)), dim=-1))

@@ -167,9 +167,9 @@ def test_scoring_data_resumes_to_the_same_file(work, tmp_path, kept):
 def test_scored_rows_give_groups_of_their_candidates(work, rows):
     source, queries = ScoredRows(str(work / "scoring"), group=2, short=0.0), {row["query"]: row for row in rows}
     for split in ("train", "val"):
-        image, asked = source(np.random.default_rng(0), 2, split, masks=True)
-        assert len(asked) == 2
-        for one in asked:
+        image, examples = source(np.random.default_rng(0), 2, split, masks=True)
+        assert len(examples) == 2
+        for one in examples:
             row = queries[one.text]
             assert load_image(work / "scoring" / row["image"]).equal(image)
             assert one.reasoning == row["reasoning"]
@@ -178,8 +178,8 @@ def test_scored_rows_give_groups_of_their_candidates(work, rows):
             assert {*zip(one.scores, one.under, strict=True)} <= known
             truth = decode_rle(row["segmentation"])
             assert one.scores == pytest.approx([iou(torch.from_numpy(mask), truth) for mask in one.masks], abs=1e-6)
-    _, asked = source(np.random.default_rng(0), 2, "train", masks=False)
-    assert asked[0].masks == []
+    _, examples = source(np.random.default_rng(0), 2, "train", masks=False)
+    assert examples[0].masks == []
 
 
 def test_scored_rows_are_a_share_of_the_pictures_with_masks():
