@@ -43,9 +43,9 @@ train-mini: $(VENV)/installed-dev
 	$(FIT) training.tokenizer --out runs/mini/tokenizer $(if $(STEPS),--scenes $(STEPS))
 	$(call STAGE,segmenter,segmenter)
 	$(call STAGE,vision,vision_generator)
-	$(call STAGE,generator,generator)
+	$(call STAGE,generator,generator) $(if $(STEPS),--model.masks_from 0)
 	$(FIT) training.ship --runs runs/mini --out runs/mini/shipped
-	$(FIT) training.scoring_data --config $(ROOT)/configs/train/scoring_data.yaml $(if $(STEPS),--count $(STEPS))
+	$(FIT) training.scoring_data --config $(ROOT)/configs/train/scoring_data.yaml $(if $(STEPS),--scenes $(STEPS))
 	$(call STAGE,vision,vision_evaluator)
 	$(call STAGE,evaluator,evaluator_stage1)
 	$(call STAGE,evaluator,evaluator_stage2)

@@ -13,9 +13,15 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from rea2seg.seeding import seed_of
+
 Moved = TypeVar("Moved", bound="Movable")
 MakeBatch = Callable[[np.random.Generator], Any]
-SPLITS = {"train": 0, "val": 1}
+
+
+def stream(seed: int, name: str) -> np.random.Generator:
+    """Random numbers for one thing that training draws. Named, so that no seed can give those of a benchmark sample."""
+    return np.random.default_rng(seed_of(seed, f"training/{name}"))
 
 
 class Movable:
@@ -42,7 +48,7 @@ class Batches(IterableDataset[Any]):
         if worker is not None:
             torch.set_num_threads(1)
         while self.count is None or step < self.count:
-            yield self.make(np.random.default_rng([SPLITS[self.split], self.seed, self.first + step, self.device]))
+            yield self.make(stream(self.seed, f"{self.split}/{self.first + step}/{self.device}"))
             step += stride
 
 

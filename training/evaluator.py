@@ -1,4 +1,4 @@
-"""Stages 4 and 5: the evaluator learns to see, to explain, and to score masks.
+"""The evaluator learns to look, to explain, and to score masks, in two stages.
 
     python -m training.evaluator fit --config configs/train/evaluator_stage1.yaml
     python -m training.evaluator fit --config configs/train/evaluator_stage2.yaml
@@ -30,7 +30,7 @@ from rea2seg.generator.attention import enable
 from rea2seg.generator.llava import load
 from training.batches import Stream
 from training.guidance import Guidance, GuidedLayers
-from training.judgements import IGNORED, JudgementBatch, JudgementDrawer, Source, Task
+from training.judgements import IGNORED, JudgementBatch, JudgementDrawer, Portion, Source, Task
 from training.mini import load_tokenizer, save_internvl
 from training.optim import Schedule
 from training.packing import BlockAttention
@@ -41,13 +41,12 @@ LANGUAGE_LAYERS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.
 
 
 class Judgements(Stream):
-    """Tasks about fresh scenes; `counts` says how many questions of each task share a picture."""
+    """Tasks about the pictures of a source. `cell` is how many pixels a side the model's tokens have."""
 
     def __init__(
         self,
         tokenizer: str,
-        tasks: Mapping[Task, float],
-        counts: Mapping[Task, int],
+        tasks: Mapping[Task, Portion],
         source: Source,
         template: EvaluatorTemplate = SHORT,
         image_side: int = 192,
@@ -60,7 +59,7 @@ class Judgements(Stream):
     ) -> None:
         tokens = ((image_side // cell) ** 2, (mask_side // cell) ** 2)
         words = load_tokenizer(tokenizer)
-        drawer = JudgementDrawer(words, template, (image_side, mask_side), tokens, tasks, counts, source)
+        drawer = JudgementDrawer(words, template, (image_side, mask_side), tokens, tasks, source)
         train, val = (partial(drawer.batch, scenes=scenes, split=split) for split in ("train", "val"))
         super().__init__(train, val, seed, workers, val_batches)
 
@@ -106,8 +105,7 @@ class EvaluatorStage(Stage):
         if language is not None:
             take_over_language(self.base.model.language_model, load(Path(language)).mllm.get_decoder())
         text = self.base.config.text_config
-        guided.check(text.num_hidden_layers)
-        self.guidance = None if rank else Guidance(text.hidden_size, guided)
+        self.guidance = None if rank else Guidance(text.hidden_size, text.num_hidden_layers, guided)
         enable(self.base)
         for frozen in (self.base.model.vision_tower, self.base.model.multi_modal_projector):
             frozen.requires_grad_(False)
@@ -128,8 +126,11 @@ class EvaluatorStage(Stage):
         with torch.no_grad():
             image = self.features(batch.pixels)
             masks = self.features(batch.mask_pixels) if len(batch.mask_pixels) else image[:0]
-        embedded = embedded.masked_scatter(of_image[..., None], image.to(embedded.dtype))
-        return embedded.masked_scatter(of_masks[..., None], masks.to(embedded.dtype))
+        for slots, features in ((of_image, image), (of_masks, masks)):
+            if slots.sum() != features.shape[:-1].numel():
+                raise ConfigError("the batches' sides and cell are not those of the model: slots and features differ")
+            embedded = embedded.masked_scatter(slots[..., None], features.to(embedded.dtype))
+        return embedded
 
     def features(self, pixels: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n tokens d"]:
         """The projected tokens of pictures of one size."""

@@ -1,4 +1,4 @@
-"""Stage 3: the generator, LISA's loss 1.0 CE + 2.0 BCE + 0.5 Dice on packed questions.
+"""The generator: LISA's loss 1.0 CE + 2.0 BCE + 0.5 Dice on packed questions.
 
     python -m training.generator fit --config configs/train/generator.yaml
 
@@ -18,18 +18,19 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
 from rea2seg.generator.attention import enable, probe
 from rea2seg.generator.llava import embed, image_features, last_hidden, load
-from rea2seg.generator.tokens import SEG, Conversation, control_id
+from rea2seg.generator.tokens import SEG, Conversation
 from rea2seg.segmenters.sam import SamConfig, build_decoder, decode_prompts, load_sam
 from rea2seg.structures import Prompt
 from rea2seg.synth.queries import CATEGORIES
+from rea2seg.text import control_id
 from training.batches import Stream
-from training.losses import at_lattice, lattice_iou, mask_bce, mask_dice, mass_inside, pointing
+from training.losses import at_lattice, hits, lattice_iou, mask_bce, mask_dice, mass_inside, pointing
 from training.mini import load_tokenizer
 from training.optim import Schedule
 from training.packing import BlockAttention
@@ -37,6 +38,8 @@ from training.questions import QuestionBatch, QuestionDrawer, image_columns
 from training.scenes import Targets
 from training.segmenter import ALL_MASKS, encode_canvas
 from training.stage import Stage, run
+
+DECODER = "mask_decoder.safetensors"
 
 
 class Questions(Stream):
@@ -65,25 +68,35 @@ class Questions(Stream):
 
 
 @torch.no_grad()
-def points_on(encoder: PromptEncoder, targets: Targets) -> Float[Tensor, "b n c"]:
-    """What SAM's prompt encoder makes of a foreground point, mean over the lattice points on each first mask."""
+def mean_point_embedding(encoder: PromptEncoder, targets: Targets) -> Float[Tensor, "b n c"]:
+    """SAM's embedding of a foreground point, mean over the lattice points on each first mask."""
     cells = targets.lattice.shape[-1]
     steps = torch.arange(cells, device=targets.shift.device) + 0.5
     places = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1) + targets.shift[:, None, None]
     pixels = places.flatten(1, 2) * encoder.input_image_size[0] / cells
     codes = encoder.pe_layer.forward_with_coords(pixels, encoder.input_image_size)
     on = targets.masks()[:, :, 0].flatten(2).float()
-    mean: Tensor = on @ codes / on.sum(-1, keepdim=True).clamp(min=1)
-    return mean + encoder.point_embeddings[1].weight
+    mean: Tensor = on @ codes / on.sum(-1, keepdim=True).clamp(min=1) + encoder.point_embeddings[1].weight
+    return mean
 
 
-def misplaced(tokens: Float[Tensor, "n c"], points: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
-    """Mean squared error, as a share of the variance of what is wanted."""
-    return (tokens.float() - points).square().mean() / points.var(0).mean()
+def on_lattice(truth: Bool[Tensor, "*n h w"]) -> Bool[Tensor, "*n"]:
+    """Which masks have a point: a thin or small part may lie between all of them, and then nothing is known of it."""
+    return truth.flatten(-2).any(-1)
+
+
+def misplaced(
+    tokens: Float[Tensor, "n c"], points: Float[Tensor, "n c"], known: Bool[Tensor, " n"]
+) -> Float[Tensor, ""]:
+    """Mean squared error where the points are known, as a share of the variance of what is wanted."""
+    errors = (tokens.float() - points).square().mean(1) / points.var(0).mean()
+    return (errors * known).sum() / known.sum().clamp(min=1)
 
 
 class GeneratorStage(Stage):
     """Wires LISA to a frozen SAM. `weights` and `segmenter` are folders of the stages before.
+
+    The decoder for the token goes on from that of `weights`, if this is a generator, or else from SAM's own.
 
     Masks are decoded from step `masks_from` on, for the first `masked` questions of each picture. `layers` are those
     whose attention the searches read, `mention_layers` those before them that look up a question's mention.
@@ -117,7 +130,8 @@ class GeneratorStage(Stage):
         parts, self.sam = load(Path(weights)), load_sam(Path(segmenter)).requires_grad_(False)
         self.mllm, self.connector, self.parts = parts.mllm, parts.connector, parts
         self.decoder: MaskDecoder = build_decoder(SamConfig.read(Path(segmenter) / "config.json"))
-        self.decoder.load_state_dict(self.sam.mask_decoder.state_dict())
+        earlier = Path(weights) / DECODER
+        self.decoder.load_state_dict(load_file(earlier) if earlier.exists() else self.sam.mask_decoder.state_dict())
         self.seg = control_id(parts.tokenizer, SEG)
         for frozen in (self.mllm.model.vision_tower, self.mllm.model.multi_modal_projector):
             frozen.requires_grad_(False)
@@ -146,17 +160,19 @@ class GeneratorStage(Stage):
         state = said[:, : predictors.shape[1]].flatten(0, 1)
         tokens = hidden[:, image_columns(ids)].repeat_interleave(predictors.shape[1], dim=0)
         logits, labels = self.mllm.lm_head(said), ids.gather(1, replies + 1)
+        points = mean_point_embedding(self.sam.prompt_encoder, batch.targets).flatten(0, 1)
+        truth = batch.targets.masks()
         parts = {
             "ce": nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten()),
             "pointing": pointing(state.float(), tokens.float(), inside),
             "attention": mass_inside(attention, inside),
             "mention": mass_inside(mentioned.flatten(0, 1), batch.mentioned.flatten(0, 1)),
-            "place": misplaced(self.connector(state), points_on(self.sam.prompt_encoder, batch.targets).flatten(0, 1)),
-            "accuracy/attention": inside.gather(1, attention.argmax(1, keepdim=True)).float().mean(),
+            "place": misplaced(self.connector(state), points, on_lattice(truth[:, :, 0]).flatten()),
+            "accuracy/attention": hits(attention, inside),
         }
         if self.global_step >= self.masks_from:
             some = slice(self.masked)
-            parts |= self.mask_losses(batch, said[:, : predictors.shape[1]][:, some], batch.targets.masks()[:, some])
+            parts |= self.mask_losses(batch, said[:, : predictors.shape[1]][:, some], truth[:, some])
         return parts
 
     def mask_losses(
@@ -173,11 +189,12 @@ class GeneratorStage(Stage):
         truth = truth.flatten(0, 1).expand(-1, 4, -1, -1)
         bce, dice, iou = mask_bce(logits, truth), mask_dice(logits, truth), lattice_iou(logits, truth)
         best = nn.functional.one_hot((2 * bce + 0.5 * dice)[:, 1:].argmin(1), 3)
-        share = torch.cat([torch.ones_like(bce[:, :1]), 0.5 * (0.95 * best + 0.05)], dim=1)
+        known = on_lattice(truth)
+        share = known * torch.cat([torch.ones_like(bce[:, :1]), 0.5 * (0.95 * best + 0.05)], dim=1)
         return {
             "bce": (share * bce).sum(1).mean(),
             "dice": (share * dice).sum(1).mean(),
-            "quality": (quality.float() - iou).square().mean(),
+            "quality": (known * (quality.float() - iou).square()).mean(),
             "iou/single": iou[:, 0].mean(),
             "iou/best_of_three": iou[:, 1:].amax(1).mean(),
         }
@@ -186,7 +203,7 @@ class GeneratorStage(Stage):
         """Write the generator, and beside it the mask decoder for its token."""
         self.parts.save(self.folder)
         state = {name: value.contiguous() for name, value in self.decoder.state_dict().items()}
-        save_file(state, self.folder / "mask_decoder.safetensors")
+        save_file(state, self.folder / DECODER)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rea2seg.errors import ConfigError
 from rea2seg.generator.attention import Rows, probe
 from training.judgements import IGNORED, JudgementBatch
-from training.losses import contrastive, cosines, mass_inside
+from training.losses import contrastive, cosines, hits, mass_inside
 from training.regions import FINE, tokens_inside
 
 MATCH_WIDTH = 64
@@ -72,8 +72,9 @@ class Watched(NamedTuple):
 class Guidance(nn.Module):
     """The seven losses and the heads that they need. Not exported; made for packed batches with their truth."""
 
-    def __init__(self, width: int, layers: GuidedLayers) -> None:
+    def __init__(self, width: int, depth: int, layers: GuidedLayers) -> None:
         super().__init__()
+        layers.check(depth)
         self.layers = layers
         self.of_question, self.of_region = (nn.Linear(width, MATCH_WIDTH, bias=False) for _ in range(2))
         self.overlap = nn.Linear(width, 2 * FINE * FINE)
@@ -122,11 +123,6 @@ class Guidance(nn.Module):
             parts["overlap"] = functional.binary_cross_entropy_with_logits(covered, batch.shares)
             parts["reading"] = reading(watched.reads, of_masks, len(batch.judges))
         return parts
-
-
-def hits(weights: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"]) -> Float[Tensor, ""]:
-    """How often the token with the largest weight lies inside."""
-    return inside.gather(1, weights.argmax(1, keepdim=True)).float().mean()
 
 
 def places(flags: Bool[Tensor, "b length"]) -> Int[Tensor, "b most"]:

@@ -20,16 +20,17 @@ from transformers import PreTrainedTokenizerBase
 from rea2seg.evaluators.internvl import image_pixels
 from rea2seg.evaluators.prompts import EvaluatorTemplate, piece_ids, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import ScoreGrammar, reply_ids
+from rea2seg.masks import iou
 from rea2seg.synth.descriptions import describe_mask
-from rea2seg.synth.queries import Question, questions
+from rea2seg.synth.queries import Question
 from rea2seg.synth.render import Rendering, look
 from rea2seg.synth.worlds import World
 from rea2seg.text import encode_untrusted
 from training.batches import Movable
+from training.mentions import Mention
 from training.packing import Packed, pack, starts
-from training.questions import Mention
-from training.regions import Mask, coverage, draw_masks, iou, shown_masks, tokens_inside, tokens_under
-from training.scenes import code_set, codes_of, sample_scene, to_tensor
+from training.regions import Mask, coverage, draw_masks, shown_masks, tokens_inside, tokens_under
+from training.scenes import code_set, codes_of, scene_with_questions, to_tensor
 
 Task = Literal["point", "explain", "describe", "score", "reason"]
 WITHOUT_MASKS = ("point", "explain")
@@ -65,6 +66,14 @@ class JudgementBatch(Movable):
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+
+@dataclass(frozen=True)
+class Portion:
+    """How likely a batch is of a task, and how many questions of it share a picture."""
+
+    share: float
+    questions: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,13 +126,10 @@ class FreshScenes:
         self.categories, self.group, self.short = tuple(categories), group, short
 
     def __call__(self, rng: np.random.Generator, count: int, split: str, masks: bool) -> Drawn:
-        while True:
-            world, rendering = sample_scene(rng, split)
-            found = questions(rng, world, rendering, count, self.categories)
-            if len(found) == count:
-                sizes, seen = group_sizes(rng, count, self.group if masks else 0, self.short), look(world, rendering)
-                sized = zip(found, sizes, strict=True)
-                return to_tensor(rendering.image), [example_of(rng, world, seen, rendering, *one) for one in sized]
+        world, rendering, asked = scene_with_questions(rng, split, count, self.categories)
+        sizes, seen = group_sizes(rng, count, self.group if masks else 0, self.short), look(world, rendering)
+        sized = zip(asked, sizes, strict=True)
+        return to_tensor(rendering.image), [example_of(rng, world, seen, rendering, *one) for one in sized]
 
 
 def example_of(
@@ -139,13 +145,13 @@ def example_of(
         mention=mention.words,
         mentioned=code_set(mention.things)[codes],
         masks=masks,
-        scores=[iou(mask, truth) for mask in masks],
+        scores=[iou(torch.from_numpy(mask), torch.from_numpy(truth)) for mask in masks],
         under=[describe_mask(mask, rendering, seen) for mask in masks],
     )
 
 
 class JudgementDrawer:
-    """Draws batches of tasks. All blocks of a batch are of one task, drawn with probability `tasks[task]`."""
+    """Draws batches of tasks. All blocks of a batch are of one task."""
 
     def __init__(
         self,
@@ -153,14 +159,13 @@ class JudgementDrawer:
         template: EvaluatorTemplate,
         sides: tuple[int, int],
         tokens: tuple[int, int],
-        tasks: Mapping[Task, float],
-        counts: Mapping[Task, int],
+        tasks: Mapping[Task, Portion],
         source: Source,
     ) -> None:
         self.tokenizer, self.template, self.source = tokenizer, template, source
         self.sides, self.image_tokens, self.mask_tokens = sides, *tokens
         self.grids = isqrt(tokens[0]), isqrt(tokens[1])
-        self.tasks, self.counts = tasks, counts
+        self.tasks = tasks
         self.grammar = ScoreGrammar.of(tokenizer)
         whole = prefix_ids(tokenizer, template, "", self.image_tokens)
         tail = [*piece_ids(tokenizer, template, template.question), *piece_ids(tokenizer, template, template.asked)]
@@ -169,9 +174,10 @@ class JudgementDrawer:
     def batch(self, rng: np.random.Generator, scenes: int, split: str) -> JudgementBatch:
         """A batch of `scenes` pictures from the source."""
         names: list[Task] = [*self.tasks]
-        weights = np.array([self.tasks[name] for name in names])
-        task = names[int(rng.choice(len(names), p=weights / weights.sum()))]
-        drawn = [self.source(rng, self.counts[task], split, masks=task not in WITHOUT_MASKS) for _ in range(scenes)]
+        shares = np.array([self.tasks[name].share for name in names])
+        task = names[int(rng.choice(len(names), p=shares / shares.sum()))]
+        count, masks_too = self.tasks[task].questions, task not in WITHOUT_MASKS
+        drawn = [self.source(rng, count, split, masks_too) for _ in range(scenes)]
         rows = [[self.block(task, example) for example in questions] for _, questions in drawn]
         packed = pack(self.prefix, [[block.ids for block in blocks] for blocks in rows], self.tokenizer.pad_token_id)
         words, digits = (torch.full_like(packed.ids, IGNORED) for _ in range(2))

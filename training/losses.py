@@ -83,3 +83,8 @@ def mass_inside(weights: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"]) -> F
     share = (weights * inside).sum(-1) / weights.sum(-1).clamp(min=1e-6)
     counted = inside.any(-1)
     return -(share.clamp(min=1e-6).log() * counted).sum() / counted.sum().clamp(min=1)
+
+
+def hits(weights: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"]) -> Float[Tensor, ""]:
+    """How often the token with the largest weight lies inside."""
+    return inside.gather(1, weights.argmax(1, keepdim=True)).float().mean()

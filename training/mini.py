@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from rea2seg.generator.llava import Connector, Parts
-from rea2seg.generator.tokens import control_id
+from rea2seg.text import control_id
 
 
 @dataclass(frozen=True)

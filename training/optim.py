@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from torch.optim.lr_scheduler import LambdaLR
 
 LARGEST_PRECONDITIONER = 256
-"""Longer sides of a matrix, the inner ones of the MLPs and vocabularies, keep their own basis, as in Adam: their
+"""Ours. Longer sides of a matrix, the inner ones of the MLPs and vocabularies, keep their own basis, as in Adam: their
 eigenvectors would cost more than they bring."""
 
 
@@ -28,7 +28,7 @@ class Schedule:
     def factor(self, step: int, total: int) -> float:
         """The factor on the rate at a step: 0 → 1 while warming up, 1, then → 0.
 
-        A constant middle lets a run be prolonged from its last checkpoint without having been planned that long.
+        A run can be prolonged from a checkpoint of its constant middle without having been planned that long.
         """
         rising = min(1.0, (step + 1) / max(self.warmup, 1))
         falling = min(1.0, (total - step) / max(self.decay * total, 1.0))
@@ -40,7 +40,6 @@ def soap(parameters: Iterable[Parameter], schedule: Schedule, total: int) -> dic
     optimizer = SOAP(
         [parameter for parameter in parameters if parameter.requires_grad],
         schedule.lr,
-        betas=(0.95, 0.95),
         weight_decay=schedule.wd,
         max_precondition_dim=LARGEST_PRECONDITIONER,
     )

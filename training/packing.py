@@ -70,7 +70,7 @@ class BlockAttention(TorchFunctionMode):
         rows = []
         # Splits, not slices: the gradient of each slice would be as large as the whole.
         for q, k, v, lengths in zip(query.unbind(), key.unbind(), value.unbind(), self.lengths, strict=True):
-            queries, keys, values = (tensor[None].split(lengths, dim=2) for tensor in (q, k, v))
+            queries, keys, values = (torch.split(tensor[None], lengths, dim=2) for tensor in (q, k, v))
             ahead = lengths[0]
             done = [attention(queries[0], keys[0], values[0], is_causal=True, scale=scale)]
             for own, own_keys, own_values in zip(queries[1:], keys[1:], values[1:], strict=True):

@@ -18,10 +18,10 @@ from torch import Tensor
 from rea2seg.segmenters.sam import resize_to, resized_shape
 from rea2seg.structures import Prompt
 from rea2seg.synth.render import Rendering
-from rea2seg.synth.vocabulary import PARTS as KINDS_WITH_PARTS
+from rea2seg.synth.vocabulary import PARTS
 from rea2seg.synth.worlds import World
 from training.batches import Movable
-from training.scenes import PARTS, Targets, code_lattice, code_set, codes_of, sample_scene, to_tensor
+from training.scenes import CODES_PER_OBJECT, Targets, code_lattice, code_set, codes_of, sample_scene, to_tensor
 
 FirstPrompt = Literal["point", "points", "box"]
 FIRST_PROMPTS: tuple[FirstPrompt, ...] = ("point", "points", "box")
@@ -40,11 +40,11 @@ class Goal:
 
 
 def draw_goal(rng: np.random.Generator, world: World) -> Goal:
-    """An object (45 %), a part (25 %) or two to four objects of a kind (30 %)."""
+    """An object, a part (a quarter, where the kind has parts) or two to four objects of a kind. The shares are ours."""
     thing = world.things[int(rng.integers(len(world.things)))]
     mates = [other.index for other in world.of_kind(thing.kind)]
     choice = rng.random()
-    if choice < 0.25 and thing.kind in KINDS_WITH_PARTS:
+    if choice < 0.25 and thing.kind in PARTS:
         return Goal((thing.index,), int(rng.integers(1, 3)))
     if choice < 0.55 and len(mates) > 1:
         return Goal(tuple(rng.permutation(mates)[: int(rng.integers(2, 5))].tolist()))
@@ -54,8 +54,8 @@ def draw_goal(rng: np.random.Generator, world: World) -> Goal:
 def levels_at(touched: Sequence[int], world: World, goal: Goal) -> Bool[np.ndarray, "3 codes"]:
     """What points on these codes mean: the parts, the objects (or a goal of several objects), all of their kinds."""
     parts = np.zeros_like(goal.codes())
-    parts[[code for code in touched if code >= PARTS]] = True
-    objects = {code // PARTS - 1 for code in touched if code >= PARTS}
+    parts[[code for code in touched if code >= CODES_PER_OBJECT]] = True
+    objects = {code // CODES_PER_OBJECT - 1 for code in touched if code >= CODES_PER_OBJECT}
     kinds = {world.things[index].kind for index in objects}
     whole = goal.codes() if len(goal.objects) > 1 else code_set(objects)
     return np.stack([parts, whole, code_set(thing.index for thing in world.things if thing.kind in kinds)])
@@ -65,15 +65,16 @@ def points_on(rng: np.random.Generator, where: Bool[np.ndarray, "h w"], count: i
     """Pixel centres (x, y) drawn from a mask; where it is empty, from the whole picture."""
     inside = np.flatnonzero(where if where.any() else np.ones_like(where))
     ys, xs = np.unravel_index(rng.choice(inside, count), where.shape)
-    return np.stack([xs, ys], axis=1) + 0.5
+    places: np.ndarray = np.stack([xs, ys], axis=1)
+    return places + 0.5
 
 
 def box_of(where: Bool[np.ndarray, "h w"], jitter: Float[np.ndarray, " 4"]) -> Float[np.ndarray, " 4"]:
     """The bounding box of a mask in pixels, each edge moved by `jitter` box sides."""
     ys, xs = np.flatnonzero(where.any(1)), np.flatnonzero(where.any(0))
     box = np.array([xs[0], ys[0], xs[-1] + 1, ys[-1] + 1], float)
-    width, height = box[2] - box[0], box[3] - box[1]
-    return box + jitter * np.array([width, height, width, height])
+    box += jitter * np.tile(box[2:] - box[:2], 2)
+    return box
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,9 +129,9 @@ def draw_prompt(
     touched = [int(codes[int(y), int(x)]) for x, y in first]
     touched_again = [int(codes[int(y), int(x)]) for x, y in second[:-1]]
     levels = levels_at(touched, world, goal)
-    single = code_set({touched[0] // PARTS - 1}) if kind == "point" else goal_codes
+    single = code_set({touched[0] // CODES_PER_OBJECT - 1}) if kind == "point" else goal_codes
     if kind == "point":  # One point cannot ask for a group.
-        levels = levels_at(touched, world, Goal((touched[0] // PARTS - 1,)))
+        levels = levels_at(touched, world, Goal((touched[0] // CODES_PER_OBJECT - 1,)))
     return {
         "first_points": first,
         "first_labels": np.ones(len(first), int),

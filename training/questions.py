@@ -11,44 +11,20 @@ from transformers import PreTrainedTokenizerBase
 
 from rea2seg.generator.llava import clip_pixels
 from rea2seg.generator.tokens import IMAGE, Conversation, expand
-from rea2seg.synth.programs import Anchor, Ranked
-from rea2seg.synth.queries import CATEGORIES, Question, part_id, questions
+from rea2seg.synth.queries import CATEGORIES, Question, part_id
 from rea2seg.synth.render import Rendering, look
-from rea2seg.synth.worlds import World
 from rea2seg.text import encode_untrusted
 from training.batches import Movable
+from training.mentions import Mention
 from training.packing import Packed, pack, starts
 from training.point_prompts import on_canvas
-from training.regions import tokens_inside
-from training.scenes import Targets, code_lattice, code_set, codes_of, sample_scene, to_tensor
-from training.vision import token_cells
+from training.regions import token_cells, tokens_inside
+from training.scenes import Targets, code_lattice, code_set, codes_of, scene_with_questions, to_tensor
 
 
 def target_codes(question: Question) -> Bool[np.ndarray, " codes"]:
     """The set of codes of a question's answer."""
     return code_set(question.target, None if question.part is None else part_id(question.part))
-
-
-@dataclass(frozen=True)
-class Mention:
-    """What must be looked up before a target can be found: these things, by index, at the end of these words.
-
-    That is what a question compares with, or what an ordinal counts past.
-    """
-
-    words: str
-    things: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, question: Question, seen: World) -> "Mention":
-        """The mention of a question about the world as it is seen; no words where nothing must be looked up first."""
-        program = question.program
-        anchor: Anchor | None = getattr(program, "anchor", None)
-        if anchor is not None:
-            return cls(question.text[: question.text.rindex(anchor.name) + len(anchor.name)], (anchor.index,))
-        if isinstance(program, Ranked) and (passed := program.passed(seen)):
-            return cls(question.text.rstrip("?."), passed)
-        return cls("")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,13 +58,10 @@ class QuestionedScene:
 
 
 def draw_questions(rng: np.random.Generator, count: int, categories: Sequence[str], split: str) -> QuestionedScene:
-    """A scene with exactly `count` questions; worlds that offer fewer are passed over."""
-    while True:
-        world, rendering = sample_scene(rng, split)
-        asked = questions(rng, world, rendering, count, categories)
-        if len(asked) == count:
-            seen = look(world, rendering)
-            return QuestionedScene(rendering, asked, [Mention.of(question, seen) for question in asked])
+    """A scene with exactly `count` questions."""
+    world, rendering, asked = scene_with_questions(rng, split, count, categories)
+    seen = look(world, rendering)
+    return QuestionedScene(rendering, asked, [Mention.of(question, seen) for question in asked])
 
 
 class QuestionDrawer:
@@ -141,7 +114,7 @@ class QuestionDrawer:
         names = [code_set(mention.things) for mention in scene.mentions]
         cells = token_cells(codes, self.grid, padded=True)
         share = torch.from_numpy(np.stack([chosen[cells].mean(-1) for chosen in (*sets, *names)])).flatten(1)
-        inside, mentioned = tokens_inside(share).split(len(asked))
+        inside, mentioned = torch.split(tokens_inside(share), len(asked))
         canvas, resized, _ = on_canvas(rendering, self.canvas)
         shift = rng.uniform(-0.5, 0.5, 2).astype(np.float32)
         span = (resized[0] * self.cells / self.canvas, resized[1] * self.cells / self.canvas)

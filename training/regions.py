@@ -12,7 +12,7 @@ from torch import Tensor
 from rea2seg.evaluators.internvl import mask_pixels
 from rea2seg.synth.queries import Question
 from rea2seg.synth.worlds import World
-from training.scenes import code_set
+from training.scenes import code_lattice, code_set
 
 Mask = Bool[np.ndarray, "h w"]
 AnyMask = Bool[np.ndarray, "_ _"]
@@ -21,8 +21,8 @@ FINE = 4
 """Squares a side inside one token's cell."""
 
 
-def other_objects(rng: np.random.Generator, world: World, question: Question) -> list[int]:
-    """All objects in random order, those of the target's kind first, of which the first may be the target."""
+def likeliest_objects(rng: np.random.Generator, world: World, question: Question) -> list[int]:
+    """All objects in random order, but those of the target's kind first; the target is one of them."""
     kind = world.things[question.target[0]].kind
     order = rng.permutation(len(world.things)).tolist()
     return sorted(order, key=lambda index: world.things[index].kind != kind)
@@ -37,15 +37,17 @@ def damaged(rng: np.random.Generator, mask: Mask) -> Mask:
         eroded = ndimage.binary_erosion(mask, iterations=int(rng.integers(1, 3)))
         return eroded if eroded.any() else mask
     if choice == 2:
-        return np.roll(mask, rng.integers(-6, 7, 2).tolist(), axis=(0, 1))
+        moved: Mask = ndimage.shift(mask, rng.integers(-6, 7, 2), order=0)
+        return moved if moved.any() else mask
     if choice == 3:
         ys, xs = np.nonzero(mask)
         rows, cols = np.arange(mask.shape[0])[:, None], np.arange(mask.shape[1])[None]
         inside, at = (ys, rows) if rng.random() < 0.5 else (xs, cols)
         border = np.quantile(inside, rng.uniform(0.25, 0.75))
-        kept = mask & ((at <= border) if rng.random() < 0.5 else (at >= border))
+        kept: Mask = mask & ((at <= border) if rng.random() < 0.5 else (at >= border))
         return kept if kept.any() else mask
-    return mask | blob(rng, mask.shape)
+    stained: Mask = mask | blob(rng, mask.shape)
+    return stained
 
 
 def blob(rng: np.random.Generator, shape: tuple[int, ...]) -> Mask:
@@ -60,17 +62,17 @@ def blob(rng: np.random.Generator, shape: tuple[int, ...]) -> Mask:
 def draw_masks(
     rng: np.random.Generator, world: World, codes: UInt8[np.ndarray, "h w"], question: Question, truth: Mask, count: int
 ) -> list[Mask]:
-    """`count` masks for one question, shuffled: the truth in three of four groups, then its rivals, some damaged.
+    """`count` masks for one question, shuffled: the truth in three of four groups, objects, parts and groups of them.
 
-    A quarter are damaged forms of others: a search too finds most things several times, right or wrong.
+    Many are damaged, the truth too: a search finds most things several times, right or wrong. All shares are ours.
     """
     kind = world.things[question.target[0]].kind
-    rivals = other_objects(rng, world, question)
+    objects = likeliest_objects(rng, world, question)
     pool: list[Mask] = [truth] if rng.random() < 0.75 else []
     while len(pool) < count:
         choice = rng.random()
-        if choice < 0.35 and rivals:
-            mask = code_set([rivals.pop(0)])[codes]
+        if choice < 0.35 and objects:
+            mask = code_set([objects.pop(0)])[codes]
         elif choice < 0.5:
             part = int(rng.integers(1, 3))
             mask = code_set([int(rng.integers(len(world.things)))], part)[codes]
@@ -88,16 +90,20 @@ def draw_masks(
     return [pool[int(index)] for index in rng.permutation(count)]
 
 
-def iou(mask: Mask, truth: Mask) -> float:
-    """Intersection over union of two masks; 1 if both are empty."""
-    union = int((mask | truth).sum())
-    return int((mask & truth).sum()) / union if union else 1.0
-
-
 def shown_masks(masks: Sequence[AnyMask], side: int) -> Float[Tensor, "m 3 side side"]:
     """Masks as the pictures that the evaluator sees; their sizes may differ."""
     pictures = [mask_pixels(torch.from_numpy(mask)[None], side) for mask in masks]
     return torch.cat(pictures) if pictures else torch.zeros(0, 3, side, side)
+
+
+def token_cells(codes: UInt8[np.ndarray, "h w"], grid: int, padded: bool) -> UInt8[np.ndarray, "grid grid fine"]:
+    """Samples of the codes inside every token's cell, for pictures letterboxed or stretched onto the token grid."""
+    height, width = codes.shape
+    cells, long = grid * FINE, max(height, width)
+    span = (cells * height / long, cells * width / long) if padded else (float(cells), float(cells))
+    shift = np.array([-(cells - span[1]) / 2, -(cells - span[0]) / 2])
+    lattice = code_lattice(codes, cells, shift, span)
+    return lattice.reshape(grid, FINE, grid, FINE).transpose(0, 2, 1, 3).reshape(grid, grid, FINE * FINE)
 
 
 def coverage(masks: Sequence[AnyMask], grid: int) -> Float[Tensor, "m tokens fine"]:

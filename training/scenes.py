@@ -5,7 +5,7 @@ is the lookup of the codes in that set. A batch therefore holds one lattice of c
 target, however many targets a scene has.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from rea2seg.synth.queries import Question, questions
 from rea2seg.synth.render import Rendering, render, sample_world
 from rea2seg.synth.worlds import World
 from training.batches import Movable
 
-PARTS = 3
+CODES_PER_OBJECT = 3
 """Codes per object: part 0 never occurs, 1 is the first part or the whole, 2 the second part."""
 CODES = 3 * 16
 """Background is object 0; SGDR-Synth has at most 12 objects in a scene."""
@@ -29,18 +30,30 @@ def sample_scene(rng: np.random.Generator, split: str = "train") -> tuple[World,
     return world, render(world)
 
 
+def scene_with_questions(
+    rng: np.random.Generator, split: str, count: int, categories: Sequence[str]
+) -> tuple[World, Rendering, list[Question]]:
+    """A fresh world, its picture and exactly `count` questions about it; worlds that offer fewer are passed over."""
+    while True:
+        world, rendering = sample_scene(rng, split)
+        asked = questions(rng, world, rendering, count, categories)
+        if len(asked) == count:
+            return world, rendering, asked
+
+
 def codes_of(rendering: Rendering) -> UInt8[np.ndarray, "h w"]:
     """The code of every pixel."""
-    return (rendering.instance_ids * PARTS + rendering.part_ids).astype(np.uint8)
+    codes: np.ndarray = rendering.instance_ids * CODES_PER_OBJECT + rendering.part_ids
+    return codes.astype(np.uint8)
 
 
 def code_set(objects: Iterable[int], part: int | None = None) -> Bool[np.ndarray, " codes"]:
     """The codes of whole objects (indices from 0), or of one part (1 or 2) of each."""
     chosen = np.zeros(CODES, bool)
     for index in objects:
-        first = (index + 1) * PARTS
+        first = (index + 1) * CODES_PER_OBJECT
         if part is None:
-            chosen[first : first + PARTS] = True
+            chosen[first : first + CODES_PER_OBJECT] = True
         else:
             chosen[first + part] = True
     return chosen

@@ -4,33 +4,35 @@
 
 Draws scenes of SGDR-Synth from seeds the generator never saw, asks questions about them, and writes one line a
 question to `rows.jsonl`: the keys of the native dataset form, and `candidates`, each with its mask, source, quality,
-IoU and what lies under it in words. Scenes that are already there are not done again.
+IoU and what lies under it in words. Scenes that are already there are not done again; those of other weights or
+settings are refused.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jsonargparse import auto_cli
 from PIL import Image
 from tqdm import tqdm
 
 from rea2seg.config import load_config
+from rea2seg.errors import InputError
 from rea2seg.masks import encode_rle, iou
+from rea2seg.output import write_json
 from rea2seg.pipeline import Rea2Seg
 from rea2seg.structures import Query
 from rea2seg.synth.descriptions import describe_mask
 from rea2seg.synth.queries import Question, questions
 from rea2seg.synth.render import Rendering, look
 from rea2seg.synth.worlds import World
+from training.batches import stream
 from training.scenes import sample_scene, to_tensor
 
-ROWS = "rows.jsonl"
-STREAM = 2
-"""Sets these scenes apart from those of the stages, whose streams are 0 and 1 (`training.batches.SPLITS`)."""
+ROWS, SETTINGS = "rows.jsonl", "settings.json"
 
 
 def ask(
@@ -66,6 +68,20 @@ def ask(
         }
 
 
+def digest(weights: Path) -> str:
+    """The contents of the weights that make candidates."""
+    files = sorted(file for seat in ("segmenter", "generator") for file in (weights / seat).glob("*.safetensors"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def claim(out: Path, settings: dict[str, Any]) -> None:
+    """Write what the rows of this folder are made with. Raises InputError if it holds rows that were made otherwise."""
+    file = out / SETTINGS
+    if (out / ROWS).exists() and (not file.exists() or json.loads(file.read_text()) != settings):
+        raise InputError(f"{out} holds rows of other weights or settings: give another folder, or remove it")
+    write_json(file, settings)
+
+
 def done(file: Path) -> set[str]:
     """The images that need not be done again; rows of the last one, which a kill may have cut off, are removed."""
     if not file.exists():
@@ -81,22 +97,23 @@ def scoring_data(
     out: Path,
     weights: Path,
     pipeline: str = "mini",
-    count: int = 4000,
+    scenes: int = 4000,
     per_scene: int = 3,
     categories: tuple[str, ...] = ("geometric", "spatial"),
     seed: int = 0,
 ) -> None:
-    """Write the rows of `count` scenes with `per_scene` questions each. `weights` replaces the pipeline's own."""
-    seats = load_config(pipeline, weights, selector={"class_path": "rea2seg.rivals.Random"}).build()
-    model = Rea2Seg(**seats)
+    """Write the rows of `scenes` pictures with `per_scene` questions each. `weights` replaces the pipeline's own."""
+    config = load_config(pipeline, weights, selector={"class_path": "rea2seg.rivals.Random"})
     (out / "images").mkdir(parents=True, exist_ok=True)
+    claim(out, {"weights": digest(weights), "per_scene": per_scene, "categories": [*categories]})
+    model = Rea2Seg(**config.build())
     finished = done(out / ROWS)
     with (out / ROWS).open("a") as rows:
-        for index in tqdm(range(count), desc="scenes"):
+        for index in tqdm(range(scenes), desc="scenes"):
             image = f"images/{seed}-{index:06d}.png"
             if image in finished:
                 continue
-            rng = np.random.default_rng([STREAM, seed, index])
+            rng = stream(seed, f"scoring_data/{index}")
             world, rendering = sample_scene(rng)
             asked = questions(rng, world, rendering, per_scene, categories)
             Image.fromarray(rendering.image).save(out / image)

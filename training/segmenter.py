@@ -1,4 +1,4 @@
-"""Stage 1: a small SAM from nothing, on points, boxes and mask prompts (mini only; real SAM comes trained).
+"""A small SAM from nothing, on points, boxes and mask prompts (mini only; real SAM comes trained).
 
     python -m training.segmenter fit --config configs/train/segmenter.yaml
 
@@ -71,9 +71,9 @@ def compare(
 
 
 class SegmenterStage(Stage):
-    """Wires SAM, its losses and the optimiser. `export` is the folder that receives the weights at the end.
+    """Wires SAM, its losses and the optimiser.
 
-    `start` is a folder with weights of the same shape to go on from, `rea2seg/mini/segmenter` for one.
+    `weights` is a folder with weights of the same shape to go on from, `rea2seg/mini/segmenter` for one.
     """
 
     LOSS: ClassVar[Mapping[str, float]] = {"focal": 20.0, "dice": 1.0, "quality": 1.0}
@@ -82,13 +82,13 @@ class SegmenterStage(Stage):
         self,
         config: SamConfig,
         export: str,
-        start: str | None = None,
+        weights: str | None = None,
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__(export, schedule)
         self.config, self.sam = config, build_sam(config).train()
-        if start is not None:
-            self.sam.load_state_dict(load_sam(Path(start)).state_dict())
+        if weights is not None:
+            self.sam.load_state_dict(load_sam(Path(weights)).state_dict())
 
     def features(self, batch: PromptBatch) -> Float[Tensor, "bn c rows cols"]:
         """The image embedding of every prompt's scene."""

@@ -29,20 +29,38 @@ def halve(source: Path, target: Path) -> None:
 
 
 def ship(runs: Path, out: Path) -> None:
-    """Write every folder of mini that the runs have."""
-    for name, origin in FOLDERS.items():
-        if not (runs / origin).is_dir():
-            continue
+    """Write every folder of mini that the runs have, and say which they are.
+
+    An adapter that was trained on an earlier evaluator than the one beside it is left out.
+    """
+    present = {name: runs / origin for name, origin in FOLDERS.items() if (runs / origin).is_dir()}
+    base, adapter = (present.get(name) for name in ("evaluator", "evaluator/adapter"))
+    if base and adapter and written(adapter) < written(base):
+        print(f"{adapter} was trained on an earlier {base} and is left out: train it again")
+        del present["evaluator/adapter"]
+        shutil.rmtree(out / "evaluator/adapter", ignore_errors=True)
+    for name, origin in present.items():
+        print(f"{origin} -> {out / name}")
         (out / name).mkdir(parents=True, exist_ok=True)
-        for file in sorted((runs / origin).iterdir()):
-            if file.suffix == ".safetensors":
-                halve(file, out / name / file.name)
-            elif file.name == "adapter_config.json":
-                # Which folder its base came from is of no use elsewhere: the adapter lies inside its base's folder.
-                settings = json.loads(file.read_text()) | {"base_model_name_or_path": None}
-                (out / name / file.name).write_text(json.dumps(settings, indent=2) + "\n")
-            elif file.is_file() and file.name not in LEFT_OUT:
-                shutil.copyfile(file, out / name / file.name)
+        for file in sorted(origin.iterdir()):
+            copy(file, out / name / file.name)
+
+
+def written(folder: Path) -> float:
+    """When the weights in a folder were written."""
+    return max(file.stat().st_mtime for file in folder.glob("*.safetensors"))
+
+
+def copy(file: Path, target: Path) -> None:
+    """Copy one file of a stage, if anybody needs it."""
+    if file.suffix == ".safetensors":
+        halve(file, target)
+    elif file.name == "adapter_config.json":
+        # Which folder its base came from is of no use elsewhere: the adapter lies inside its base's folder.
+        settings = json.loads(file.read_text()) | {"base_model_name_or_path": None}
+        target.write_text(json.dumps(settings, indent=2) + "\n")
+    elif file.is_file() and file.name not in LEFT_OUT:
+        shutil.copyfile(file, target)
 
 
 def main() -> None:

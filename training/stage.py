@@ -47,7 +47,7 @@ class Stage(LightningModule, ABC):
         return soap(self.parameters(), self.schedule, int(self.trainer.estimated_stepping_batches))
 
 
-class ExportAtEnd(Callback):
+class ExportWeights(Callback):
     """Writes the trained weights when `fit` ends by itself, and at every validation, so that a stopped run has some."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -69,5 +69,5 @@ def run(stage: type[Stage], data: type[LightningDataModule]) -> None:
         data,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [ExportAtEnd()], "num_sanity_val_steps": 0},
+        trainer_defaults={"callbacks": [ExportWeights()], "num_sanity_val_steps": 0},
     )

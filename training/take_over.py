@@ -53,7 +53,8 @@ def take_over_language(to: Qwen2Model, of: LlamaModel) -> None:
 def largest_neurons(mlp: LlamaMLP, count: int) -> Int[Tensor, " count"]:
     """The neurons of a gated MLP with the largest products of their three weights' norms, in their order."""
     size = mlp.down_proj.weight.norm(dim=0) * mlp.up_proj.weight.norm(dim=1) * mlp.gate_proj.weight.norm(dim=1)
-    return size.topk(count).indices.sort().values
+    largest: Tensor = size.topk(count).indices
+    return largest.sort().values
 
 
 @torch.no_grad()

@@ -10,15 +10,17 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from rea2seg.synth.queries import questions
+from training.batches import stream
 from training.scenes import sample_scene
 
-CONTROL = ("<pad>", "<s>", "</s>", "<image>", "<im_start>", "<im_end>", "[SEG]", "<|im_start|>", "<|im_end|>", "<img>")
-CONTROL += ("</img>", "<IMG_CONTEXT>")
+CONTROL = (
+    *("<pad>", "<s>", "</s>", "<image>", "<im_start>", "<im_end>", "[SEG]"),
+    *("<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"),
+)
 """Control tokens of both families: LISA's and InternVL's."""
 TEMPLATES = (
     "Please segment the object. Which ones are these?",
@@ -33,7 +35,7 @@ TEMPLATES = (
 def corpus(scenes: int, seed: int) -> Iterator[str]:
     """Questions and reasoning of fresh scenes, and the templates."""
     for index in range(scenes):
-        rng = np.random.default_rng([seed, index])
+        rng = stream(seed, f"tokenizer/{index}")
         world, rendering = sample_scene(rng)
         for question in questions(rng, world, rendering, 8):
             yield from (question.text, question.reasoning)

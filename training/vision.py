@@ -1,4 +1,4 @@
-"""Stage 2: the vision towers of mini learn what lies under every image token (mini only; real towers come trained).
+"""The vision towers of mini learn what lies under every image token (mini only; real towers come trained).
 
     python -m training.vision fit --config configs/train/vision_generator.yaml
     python -m training.vision fit --config configs/train/vision_evaluator.yaml
@@ -34,8 +34,8 @@ from training.batches import Movable, Stream
 from training.mini import Language, Tower, load_tokenizer, save_internvl, small_internvl, small_llava
 from training.optim import Schedule
 from training.point_prompts import draw_goal
-from training.regions import FINE, coverage, shown_masks
-from training.scenes import PARTS, code_lattice, codes_of, sample_scene, to_tensor
+from training.regions import FINE, coverage, shown_masks, token_cells
+from training.scenes import CODES_PER_OBJECT, codes_of, sample_scene, to_tensor
 from training.stage import Stage, run
 from training.take_over import take_over_tower
 
@@ -63,22 +63,22 @@ def labels_of(world: World, cells: UInt8[np.ndarray, "grid grid fine"], padded: 
     An object counts from 3 of 16 samples on; names are 0 on the background. `world` is the world as it is seen; places
     are in sides of the square that the tower sees.
     """
-    counts = np.stack([(cells == code).sum(-1) for code in range(PARTS * (len(world.things) + 1))], axis=-1)
+    counts = np.stack([(cells == code).sum(-1) for code in range(CODES_PER_OBJECT * (len(world.things) + 1))], axis=-1)
     counts[..., 0] = 0
     code = np.where(counts.max(-1) >= 3, counts.argmax(-1), 0)
-    rows = [(0, 0, 0, 0, 0.0, 0.0, 0.0)]
+    rows: list[tuple[float, ...]] = [(0,) * 7]
     for thing in world.things:
         named = (KINDS.index(thing.kind), [*COLOURS].index(thing.colour), [*SIZES].index(thing.size))
         x, y = thing.x / world.width, thing.y / world.height
         if padded:
             x, y = thing.x + (1 - world.width) / 2, thing.y + (1 - world.height) / 2
         rows.append((*(n + 1 for n in named), TEXTURES.index(thing.texture) + 1, x, y, thing.radius))
-    looked_up = np.array(rows)[code // PARTS]
+    looked_up = np.array(rows)[code // CODES_PER_OBJECT]
     names = dict(zip(NAMES, np.moveaxis(looked_up[..., :4].astype(int), -1, 0), strict=False))
     place = looked_up[..., 4:].astype(np.float32)
     bins = np.where(code > 0, (place[..., :2] * BINS).astype(int).clip(0, BINS - 1).transpose(2, 0, 1) + 1, 0)
-    names |= {"column": bins[0], "row": bins[1], "part": code % PARTS}
-    return {**names, "middle": middles(code // PARTS, place[..., :2]), "place": place}
+    names |= {"column": bins[0], "row": bins[1], "part": code % CODES_PER_OBJECT}
+    return {**names, "middle": middles(code // CODES_PER_OBJECT, place[..., :2]), "place": place}
 
 
 def middles(
@@ -106,16 +106,6 @@ class TokenBatch(Movable):
 
     def __len__(self) -> int:
         return len(self.pixels)
-
-
-def token_cells(codes: UInt8[np.ndarray, "h w"], grid: int, padded: bool) -> UInt8[np.ndarray, "grid grid fine"]:
-    """Samples of the codes inside every token's cell, for pictures letterboxed or stretched onto the token grid."""
-    height, width = codes.shape
-    cells, long = grid * FINE, max(height, width)
-    span = (cells * height / long, cells * width / long) if padded else (float(cells), float(cells))
-    shift = np.array([-(cells - span[1]) / 2, -(cells - span[0]) / 2])
-    lattice = code_lattice(codes, cells, shift, span)
-    return lattice.reshape(grid, FINE, grid, FINE).transpose(0, 2, 1, 3).reshape(grid, grid, FINE * FINE)
 
 
 def draw_batch(
@@ -171,9 +161,9 @@ class LabelledScenes(Stream):
 class VisionStage(Stage):
     """Wires a tower to its heads. `family` says which model is built and exported, its language part untrained.
 
-    `prompt_width` belongs to the generator's connector, `downsample` to the evaluator's pixel shuffle. `start` is a
+    `prompt_width` belongs to the generator's connector, `downsample` to the evaluator's pixel shuffle. `weights` is a
     folder with weights of the same shape to go on from, `teacher` a generator whose tower is imitated; an
-    evaluator's without `start` begins with its weights.
+    evaluator's without `weights` begins with its tower.
     """
 
     LOSS: ClassVar[Mapping[str, float]] = {**dict.fromkeys(NAMES, 1.0), "place": 5.0, "cover": 2.0, "match": 3.0}
@@ -187,7 +177,7 @@ class VisionStage(Stage):
         export: str,
         prompt_width: int = 128,
         downsample: float = 0.5,
-        start: str | None = None,
+        weights: str | None = None,
         teacher: str | None = None,
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
     ) -> None:
@@ -195,19 +185,19 @@ class VisionStage(Stage):
         words = load_tokenizer(tokenizer)
         self.features: Callable[[Tensor], Tensor]
         if family == "generator":
-            parts = load(Path(start)) if start else small_llava(tower, language, words, prompt_width)
+            parts = load(Path(weights)) if weights else small_llava(tower, language, words, prompt_width)
             self.model, self.features = parts.mllm, partial(llava_features, parts.mllm)
             self.save: Callable[[Path], None] = parts.save
         else:
-            if start:
-                self.model = load_internvl(Path(start), None, "float32").model
+            if weights:
+                self.model = load_internvl(Path(weights), None, "float32").model
             else:
                 self.model = small_internvl(tower, language, words, downsample)
             self.features = lambda pixels: self.model.get_image_features(pixel_values=pixels).pooler_output
             self.save = partial(save_internvl, self.model, words)
         self.teacher = load(Path(teacher)).mllm.requires_grad_(False) if teacher else None
         self.sees_as_clip = family == "generator"
-        if self.teacher is not None and not (self.sees_as_clip or start):
+        if self.teacher is not None and not (self.sees_as_clip or weights):
             take_over_tower(self.model, self.teacher)
         self.heads = nn.ModuleDict({name: nn.Linear(language.width, count + 1) for name, count in NAMES.items()})
         self.place, self.cover = nn.Linear(language.width, 3), nn.Linear(language.width, FINE * FINE)

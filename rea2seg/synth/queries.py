@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from rea2seg.errors import InputError
 from rea2seg.structures import Granularity
 from rea2seg.synth.attribute import absent, described
 from rea2seg.synth.descriptions import cell, cells
@@ -163,8 +164,12 @@ def questions(
 ) -> list[Question]:
     """Up to `count` different questions about one picture, spread over components and granularities.
 
-    `categories` may hold names of components too; what is named twice is asked for twice as often.
+    `categories` may hold names of components too; what is named twice is asked for twice as often. Raises InputError
+    for other names.
     """
+    known = {name for entry in COMPONENTS for name in entry}
+    if unknown := [name for name in categories if name not in known]:
+        raise InputError(f"{unknown[0]!r} is no category or component of SGDR-Synth, only {', '.join(sorted(known))}")
     entries = [entry for entry in COMPONENTS for name in categories if name in entry]
     seen = look(world, rendering)
     found: dict[str, Question] = {}

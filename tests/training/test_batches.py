@@ -1,6 +1,7 @@
 """A killed and resumed run sees what an uninterrupted one would have seen."""
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from training.batches import Batches, Movable, Stream
+from training.batches import stream as named
 
 
 def draw(rng):
@@ -43,10 +45,17 @@ def test_seeds_and_splits_have_batches_of_their_own():
     assert not set(train) & set(val)
 
 
-def test_devices_train_on_batches_of_their_own_and_a_single_one_is_the_first():
+def test_no_seed_of_a_training_draws_what_a_sample_of_the_benchmark_draws():
+    numbers = list(product(range(6), range(4), range(6)))
+    of_training = {draw(named(seed, f"train/{step}/{device}")) for seed, device, step in numbers}
+    of_samples = {draw(np.random.default_rng([seed, split, index])) for seed, split, index in numbers}
+    assert len(of_training) == len(numbers)
+    assert not of_training & of_samples
+
+
+def test_devices_train_on_batches_of_their_own():
     alone, second = first(stream().train_dataloader()), first(stream(device=1).train_dataloader())
     assert not set(alone) & set(second)
-    assert alone == [draw(np.random.default_rng([0, 0, step])) for step in range(6)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

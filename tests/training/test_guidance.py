@@ -15,7 +15,7 @@ from rea2seg.evaluators.prompts import SHORT
 from rea2seg.generator.attention import BACKEND, Rows
 from tests.training.conftest import LANGUAGE, TWO_LAYERS, evaluator_stage
 from training.guidance import FlaggedRows, Watched, matching, places
-from training.judgements import IGNORED, FreshScenes, JudgementDrawer
+from training.judgements import IGNORED, FreshScenes, JudgementDrawer, Portion
 from training.packing import PADDING, BlockAttention
 
 TOKENS = 16
@@ -27,7 +27,7 @@ JUDGED = {"looking", "matching", "overlap", "reading"}
 
 def batch_of(tokenizer, task):
     source = FreshScenes(["attribute", "geometric", "spatial"], group=3)
-    drawer = JudgementDrawer(tokenizer, SHORT, (64, 32), (TOKENS, 4), {task: 1.0}, {task: 2}, source)
+    drawer = JudgementDrawer(tokenizer, SHORT, (64, 32), (TOKENS, 4), {task: Portion(1.0, 2)}, source)
     return drawer.batch(np.random.default_rng(3), 2, "train")
 
 

@@ -10,7 +10,16 @@ from rea2seg.evaluators.prompts import SHORT, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import format_scores, reply_ids
 from rea2seg.structures import Candidate, Query
 from tests.training.conftest import evaluator_stage
-from training.judgements import IGNORED, WHAT, WITHOUT_MASKS, Example, FreshScenes, JudgementDrawer, group_sizes
+from training.judgements import (
+    IGNORED,
+    WHAT,
+    WITHOUT_MASKS,
+    Example,
+    FreshScenes,
+    JudgementDrawer,
+    Portion,
+    group_sizes,
+)
 from training.regions import coverage, tokens_inside, tokens_under
 
 SIDES, TOKENS = (64, 32), (16, 4)
@@ -20,7 +29,7 @@ COUNT = 2
 
 def drawer_of(tokenizer, task, sides=SIDES, tokens=TOKENS, source=None):
     source = source or FreshScenes(["attribute", "geometric", "spatial"], group=3)
-    return JudgementDrawer(tokenizer, SHORT, sides, tokens, {task: 1.0}, {task: COUNT}, source)
+    return JudgementDrawer(tokenizer, SHORT, sides, tokens, {task: Portion(1.0, COUNT)}, source)
 
 
 def drawn_by(task, seed=3, scenes=2):
@@ -116,7 +125,7 @@ def fixed_source(group=2):
 def single(drawer, image, example, task):
     """A batch of one block."""
     one = JudgementDrawer(
-        drawer.tokenizer, SHORT, drawer.sides, (drawer.image_tokens, drawer.mask_tokens), {task: 1.0}, {task: 1},
+        drawer.tokenizer, SHORT, drawer.sides, (drawer.image_tokens, drawer.mask_tokens), {task: Portion(1.0, 1)},
         lambda *_, **__: (image, [example]),
     )  # fmt: skip
     return one.batch(np.random.default_rng(0), 1, "train")
@@ -158,7 +167,7 @@ def test_a_packed_batch_is_one_call_for_each_of_its_blocks(stage, tokenizer, tas
     image, questions = fixed_source()
     other = image.flip(2)
     turns = iter([(image, questions), (other, questions[1:])])
-    drawer = JudgementDrawer(tokenizer, SHORT, SIDES, TOKENS, {task: 1.0}, {task: 2}, lambda *_, **__: next(turns))
+    drawer = JudgementDrawer(tokenizer, SHORT, SIDES, TOKENS, {task: Portion(1.0, 2)}, lambda *_, **__: next(turns))
     batch = drawer.batch(np.random.default_rng(0), 2, "train")
     packed = logits_of(stage, batch)
     alone = [(0, 0, image, questions[0]), (0, 1, image, questions[1]), (1, 0, other, questions[1])]
@@ -203,9 +212,8 @@ def test_tasks_are_drawn_by_their_weights(tokenizer):
         told.append(masks)
         return image, questions[:count]
 
-    drawer = JudgementDrawer(
-        tokenizer, SHORT, SIDES, TOKENS, {"explain": 1.0, "score": 3.0}, {"explain": 1, "score": 1}, source
-    )
+    tasks = {"explain": Portion(1.0, 1), "score": Portion(3.0, 1)}
+    drawer = JudgementDrawer(tokenizer, SHORT, SIDES, TOKENS, tasks, source)
     for seed in range(40):
         drawer.batch(np.random.default_rng(seed), 1, "train")
     assert 24 <= sum(told) <= 36

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from rea2seg.structures import Canvas
-from rea2seg.synth.render import Rendering, render
+from rea2seg.synth.render import render
 from rea2seg.synth.worlds import Thing, World
 from training import point_prompts
 from training.point_prompts import Goal, box_of, draw_batch, draw_goal, draw_prompt, levels_at, points_on
-from training.scenes import CODES, PARTS, code_set, codes_of, sample_scene
+from training.scenes import CODES, CODES_PER_OBJECT, code_set, codes_of, sample_scene
 
 
 def thing(index, kind, x):
@@ -17,7 +17,7 @@ def thing(index, kind, x):
 
 
 WORLD = World(1.0, 0.8, (thing(0, "cup", 0.2), thing(1, "cup", 0.5), thing(2, "ball", 0.8)), (0.0, -1.0), seed=1)
-HANDLE, BODY, OTHER_BODY, BALL = 1 * PARTS + 1, 1 * PARTS + 2, 2 * PARTS + 2, 3 * PARTS + 1
+HANDLE, BODY, OTHER_BODY, BALL = (CODES_PER_OBJECT * owner + part for owner, part in ((1, 1), (1, 2), (2, 2), (3, 1)))
 
 
 def codes(*chosen):
@@ -99,7 +99,7 @@ def test_a_single_point_asks_for_its_object_even_if_the_goal_is_a_group(monkeypa
     world_codes = codes_of(render(WORLD))
     drawn = draw_prompt(np.random.default_rng(0), WORLD, world_codes, "point", (1, 3))
     x, y = drawn["first_points"][0]
-    own = code_set([int(world_codes[int(y), int(x)]) // PARTS - 1])
+    own = code_set([int(world_codes[int(y), int(x)]) // CODES_PER_OBJECT - 1])
     assert (drawn["table"][0] == own).all()
     assert (drawn["table"][2] == own).all()
     assert (drawn["table"][4] == code_set([0, 1])).all()
@@ -119,8 +119,6 @@ def test_a_part_that_is_hidden_altogether_gives_way_to_its_object(monkeypatch):
 def test_a_batch_is_in_pixels_of_the_canvas():
     """Points go to the canvas as the segmenter takes them there, and meet their truth on the lattice."""
     batch = draw_batch(np.random.default_rng(2), scenes=3, prompts=4, side=64, cells=64, split="train")
-    rng = np.random.default_rng(2)
-    rng.choice(3, p=[0.5, 0.3, 0.2])
     truth = batch.targets.masks()[:, :, 4]
     assert truth.shape == (3, 4, 64, 64)
     agreement = []
@@ -146,11 +144,13 @@ def test_the_canvas_of_training_is_the_canvas_of_the_segmenter():
     assert torch.allclose(canvas.from_pixels(point).double(), point.double() * torch.from_numpy(scale))
 
 
-def test_prompts_of_a_batch_stand_scene_after_scene():
-    batch = draw_batch(np.random.default_rng(0), scenes=2, prompts=3, side=64, cells=8, split="train")
+@pytest.mark.parametrize("kind", ["point", "points", "box"])
+def test_prompts_of_a_batch_stand_scene_after_scene(kind):
+    drawn = (draw_batch(np.random.default_rng(seed), 2, 3, 64, 8, "train") for seed in range(24))
+    batch = next(batch for batch in drawn if batch.kind == kind)
     first, second = batch.first(), batch.second(torch.zeros(6, 1, 16, 16))
     assert len(first) == len(second) == 6
-    if batch.kind == "box":
+    if kind == "box":
         assert first.box[4].equal(batch.boxes[1, 1])
     else:
         assert first.points[4].equal(batch.first_points[1, 1])
@@ -161,4 +161,3 @@ def test_all_kinds_of_prompts_are_drawn():
     batches = [draw_batch(np.random.default_rng(seed), 1, 1, 64, 8, "train") for seed in range(24)]
     assert {batch.kind for batch in batches} == {"point", "points", "box"}
     assert {batch.refine for batch in batches} == {True, False}
-    assert isinstance(render(WORLD), Rendering)

@@ -3,14 +3,14 @@ import pytest
 import torch
 
 from rea2seg.evaluators.internvl import mask_pixels
+from rea2seg.masks import iou
 from rea2seg.synth.queries import questions
 from training.regions import (
     blob,
     coverage,
     damaged,
     draw_masks,
-    iou,
-    other_objects,
+    likeliest_objects,
     shown_masks,
     tokens_inside,
     tokens_under,
@@ -32,7 +32,7 @@ def test_groups_are_full_and_show_something():
         masks = draw_masks(rng, world, codes_of(rendering), question, truth, 5)
         assert len(masks) == 5
         assert all(mask.any() and mask.shape == truth.shape and mask.dtype == bool for mask in masks)
-        scores = [iou(mask, truth) for mask in masks]
+        scores = [iou(torch.from_numpy(mask), torch.from_numpy(truth)) for mask in masks]
         assert all(0 <= score <= 1 for score in scores)
         best.append(max(scores))
     # The truth is in three groups of four, at times damaged.
@@ -48,9 +48,9 @@ def test_the_same_generator_draws_the_same_masks():
     assert all((one == other).all() for one, other in zip(*drawn, strict=True))
 
 
-def test_rivals_of_the_targets_kind_come_first():
+def test_objects_of_the_targets_kind_come_first():
     rng, world, _, question = asked(1)
-    order = other_objects(rng, world, question)
+    order = likeliest_objects(rng, world, question)
     kind = world.things[question.target[0]].kind
     same = [world.things[index].kind == kind for index in order]
     assert sorted(order) == list(range(len(world.things)))
@@ -70,11 +70,6 @@ def test_damage_leaves_something_to_be_judged():
 
 def test_blobs_are_never_empty():
     assert all(blob(np.random.default_rng(seed), (3, 50)).any() for seed in range(60))
-
-
-@pytest.mark.parametrize(("one", "other", "value"), [([1, 1, 0], [0, 1, 1], 1 / 3), ([0, 0], [0, 0], 1), ([1], [0], 0)])
-def test_iou_by_hand(one, other, value):
-    assert iou(np.array([one], bool), np.array([other], bool)) == pytest.approx(value)
 
 
 def test_coverage_is_the_covered_share_of_each_square():

@@ -1,9 +1,8 @@
 import numpy as np
 import torch
 
-from rea2seg.synth.vocabulary import HELD_OUT
-from rea2seg.synth.vocabulary import PARTS as KINDS_WITH_PARTS
-from training.scenes import CODES, PARTS, Targets, code_lattice, code_set, codes_of, sample_scene, to_tensor
+from rea2seg.synth.vocabulary import HELD_OUT, PARTS
+from training.scenes import CODES, CODES_PER_OBJECT, Targets, code_lattice, code_set, codes_of, sample_scene, to_tensor
 
 
 def test_a_set_of_codes_is_the_union_of_masks():
@@ -13,7 +12,7 @@ def test_a_set_of_codes_is_the_union_of_masks():
         assert codes.max() < CODES
         assert (code_set([0, 2])[codes] == (rendering.mask(0) | rendering.mask(2))).all()
         for thing in world.things:
-            for part in (1, 2) if thing.kind in KINDS_WITH_PARTS else (1,):
+            for part in (1, 2) if thing.kind in PARTS else (1,):
                 assert (code_set([thing.index], part)[codes] == rendering.mask(thing.index, part)).all()
         assert (code_set([])[codes] == 0).all()
 
@@ -22,7 +21,7 @@ def test_no_pixel_has_a_code_that_does_not_exist():
     _, rendering = sample_scene(np.random.default_rng(0))
     codes = codes_of(rendering)
     assert ((codes == 0) == (rendering.instance_ids == 0)).all()
-    assert (codes[codes > 0] % PARTS > 0).all()
+    assert (codes[codes > 0] % CODES_PER_OBJECT > 0).all()
 
 
 def test_masks_are_looked_up_in_the_table_of_their_scene():

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from contextlib import chdir
 from inspect import signature
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from rea2seg.errors import InputError
 from rea2seg.evaluators.internvl import InternVL
 from rea2seg.evaluators.prompts import SHORT, EvaluatorTemplate
 from rea2seg.evaluators.weights import load_internvl
@@ -24,18 +26,21 @@ from rea2seg.pipeline import Rea2Seg
 from rea2seg.segmenters.sam import Sam
 from rea2seg.structures import Query
 from tests.training.conftest import CONVERSATION
-from tests.training.stages import CONFIGS, train
+from tests.training.stages import CONFIGS, TINY, train
+from training.evaluator import EvaluatorStage
 from training.generator import GeneratorStage
 from training.guidance import GuidedLayers
 from training.scored_rows import Mixed, ScoredRows
 from training.scoring_data import scoring_data
+from training.segmenter import SegmenterStage
 from training.ship import ship
+from training.vision import VisionStage
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
 ]
-SCORING = {"weights": Path("runs/mini/shipped"), "out": Path("runs/mini/scoring"), "count": 3, "per_scene": 2}
+SCORING = {"weights": Path("runs/mini/shipped"), "out": Path("runs/mini/scoring"), "scenes": 3, "per_scene": 2}
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +165,15 @@ def test_scoring_data_resumes_to_the_same_file(work, tmp_path, kept):
         "no images": "",
     }[kept]
     (tmp_path / "rows.jsonl").write_text(cut)
+    shutil.copy(work / "scoring/settings.json", tmp_path)
     scoring_data(**SCORING | {"weights": work / "shipped", "out": tmp_path})
     assert (tmp_path / "rows.jsonl").read_text() == whole
+
+
+def test_scoring_data_of_other_settings_are_not_mixed(work):
+    with pytest.raises(InputError, match="other weights or settings"):
+        scoring_data(**SCORING | {"weights": work / "shipped", "out": work / "scoring", "per_scene": 1})
+    assert len((work / "scoring/rows.jsonl").read_text().splitlines()) == 6
 
 
 def test_scored_rows_give_groups_of_their_candidates(work, rows):
@@ -201,6 +213,47 @@ def test_what_ships_is_half_as_large_and_otherwise_the_same(work):
     files = {str(file.relative_to(work / "shipped")) for file in (work / "shipped").rglob("*") if file.is_file()}
     assert {"generator/tokenizer.json", "evaluator/tokenizer.json", "evaluator/adapter/adapter_config.json"} <= files
     assert not [file for file in files if file.endswith(("README.md", ".gitattributes"))]
+
+
+def test_an_adapter_of_an_earlier_evaluator_does_not_ship(work, tmp_path, capsys):
+    for name in ("evaluator_stage1", "evaluator_stage2"):
+        shutil.copytree(work / name / "weights", tmp_path / "runs" / name / "weights")
+    ship(tmp_path / "runs", tmp_path / "shipped")
+    assert (tmp_path / "shipped/evaluator/adapter/adapter_model.safetensors").exists()
+    base = tmp_path / "runs/evaluator_stage1/weights/model.safetensors"
+    os.utime(base, (base.stat().st_atime, base.stat().st_mtime + 3600))
+    ship(tmp_path / "runs", tmp_path / "shipped")
+    assert "left out" in capsys.readouterr().out
+    assert not (tmp_path / "shipped/evaluator/adapter").exists()
+    assert (tmp_path / "shipped/evaluator/model.safetensors").exists()
+
+
+def test_a_generator_goes_on_with_the_decoder_that_it_had(work):
+    again = GeneratorStage(str(work / "generator/weights"), str(work / "segmenter/weights"), "nowhere")
+    assert_close(dict(again.decoder.state_dict()), load_file(work / "generator/weights/mask_decoder.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "runs"),
+    [
+        (SegmenterStage, ["segmenter"]),
+        (VisionStage, ["vision_generator", "vision_evaluator"]),
+        (GeneratorStage, ["generator"]),
+        (EvaluatorStage, ["evaluator_stage1"]),
+    ],
+)
+def test_every_weight_of_a_loss_belongs_to_a_part_of_it(work, stage, runs):
+    logged = set()
+    for run in runs:
+        logged |= set((work / run / "log/version_0/metrics.csv").read_text().splitlines()[0].split(","))
+    assert {f"train/{name}" for name in stage.LOSS} <= logged
+
+
+@pytest.mark.parametrize("name", list(TINY))
+def test_the_last_step_of_a_run_is_validated_and_kept(name):
+    trainer = read(f"{name}.yaml")["trainer"]
+    every = trainer["callbacks"][0]["init_args"]["every_n_train_steps"]
+    assert trainer["max_steps"] % every == trainer["max_steps"] % trainer["val_check_interval"] == 0
 
 
 def read(*path):
