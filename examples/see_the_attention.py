@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rea2seg import Query, Rea2Seg
 from rea2seg.generator.seeds import SeedSettings, seeds_of
-from rea2seg.images import load_image
 from rea2seg.visualize import attention_map
 
 HERE = Path(__file__).parent
@@ -15,7 +14,7 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     pipe = Rea2Seg.from_config("mini")
-    query = Query(load_image(HERE / "scene.png"), (HERE / "scene.txt").read_text().strip())
+    query = Query.of(HERE / "scene.png", (HERE / "scene.txt").read_text())
     [scene] = pipe.scenes(query)
     grounding, seeds = scene.grounding, seeds_of(scene, SeedSettings())
     assert grounding is not None

@@ -17,8 +17,8 @@ def main() -> None:
     question = (HERE / "scene.txt").read_text()
     ranking = pipe(HERE / "scene.png", question)
     print(question.strip())
-    for candidate, score in zip(ranking.top(3), ranking.scores, strict=False):
-        print(f"IoU {score.iou:.2f}, found by {candidate.source}: {int(candidate.mask.sum())} pixels")
+    for candidate, score in list(ranking)[:3]:
+        print(f"IoU {score}, found by {candidate.source}: {int(candidate.mask.sum())} pixels")
     best = ranking.best
     if best is not None:
         Image.fromarray(best.mask.numpy()).save("best_mask.png")

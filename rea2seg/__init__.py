@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 from rea2seg import _torchvision as _torchvision
 
 if TYPE_CHECKING:
+    from rea2seg.errors import Rea2SegError
     from rea2seg.pipeline import Rea2Seg
     from rea2seg.ranking import rank
     from rea2seg.structures import Candidate, Query, Ranking
 
-__all__ = ["Candidate", "Query", "Ranking", "Rea2Seg", "rank"]
+__all__ = ["Candidate", "Query", "Ranking", "Rea2Seg", "Rea2SegError", "rank"]
 
 _HOMES = {
     "Rea2Seg": "pipeline",
+    "Rea2SegError": "errors",
     "rank": "ranking",
     "Candidate": "structures",
     "Query": "structures",

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -62,6 +63,9 @@ def chosen_config(options: argparse.Namespace) -> Config:
 
 def run(command: Callable[[], int]) -> int:
     """The exit status of a command, after saying in one line what stopped it."""
+    # Not every name of a file can be printed everywhere; what cannot becomes its escape, as on stderr.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = command()
         sys.stdout.flush()

@@ -10,9 +10,19 @@ def chosen_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(name).type
+        device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"{name!r} is not a device: use auto, cpu or cuda") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("this machine has no CUDA device that PyTorch can use: leave the device out, or use cpu")
+    if device.type != "cpu":
+        _check(device)
     return name
+
+
+def _check(device: torch.device) -> None:
+    own = torch.accelerator.current_accelerator(check_available=True)
+    if own is None or device.type != own.type:
+        kind = device.type.upper()
+        raise ConfigError(f"this machine has no {kind} device that PyTorch can use: leave the device out, or use cpu")
+    count = torch.accelerator.device_count()
+    if (device.index or 0) >= count:
+        raise ConfigError(f"this machine has no device {str(device)!r}: the last one is {own.type}:{count - 1}")

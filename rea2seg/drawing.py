@@ -26,16 +26,17 @@ INK, PAPER, FAINT = (20, 20, 20), (255, 255, 255), (110, 110, 110)
 HEAT: tuple[Colour, ...] = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 """Five stops of viridis: even steps in lightness, for print and for every colour vision."""
 
+MARGIN = 12
 SMALLEST, LARGEST = 640, 1600
 """Long side of a picture: below it labels cover too much, above it they are too small to read."""
 
 
-def view_size(size: tuple[int, int], smallest: int = SMALLEST, largest: int = LARGEST) -> tuple[int, int]:
+def view_size(size: tuple[int, int]) -> tuple[int, int]:
     """Height and width to draw an image at: whole multiples where it grows, so that its pixels stay square."""
     height, width = size
-    scale = max(1, -(-smallest // max(size)))
-    if max(size) > largest:
-        return max(1, round(height * largest / max(size))), max(1, round(width * largest / max(size)))
+    scale = max(1, -(-SMALLEST // max(size)))
+    if max(size) > LARGEST:
+        return max(1, round(height * LARGEST / max(size))), max(1, round(width * LARGEST / max(size)))
     return height * scale, width * scale
 
 
@@ -141,8 +142,8 @@ def label(
     draw.text(place, text, ink_on(colour), font(round(radius * 1.3)), "mm")
 
 
-def wrapped(text: str, size: int, width: int, most: int = 2) -> list[str]:
-    """The text in at most so many lines of a width in pixels, cut with dots."""
+def wrapped(text: str, size: int, width: int) -> list[str]:
+    """The text in at most two lines of a width in pixels, cut with dots."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -150,8 +151,8 @@ def wrapped(text: str, size: int, width: int, most: int = 2) -> list[str]:
             lines[-1] = longer
         else:
             lines.append(word)
-    kept = [_cut(line, size, width) for line in lines[:most]]
-    if len(lines) > most:
+    kept = [_cut(line, size, width) for line in lines[:2]]
+    if len(lines) > 2:
         kept[-1] = _cut(kept[-1] + " ...", size, width)
     return kept
 
@@ -165,14 +166,14 @@ def _cut(line: str, size: int, width: int) -> str:
     return f"{end}..."
 
 
-def stacked(parts: Sequence[Image.Image], margin: int = 12) -> Image.Image:
+def stacked(parts: Sequence[Image.Image]) -> Image.Image:
     """Pictures under each other on white, aligned on the left."""
-    width = max(part.width for part in parts) + 2 * margin
-    page = Image.new("RGB", (width, sum(part.height + margin for part in parts) + margin), PAPER)
-    top = margin
+    width = max(part.width for part in parts) + 2 * MARGIN
+    page = Image.new("RGB", (width, sum(part.height + MARGIN for part in parts) + MARGIN), PAPER)
+    top = MARGIN
     for part in parts:
-        page.paste(part, (margin, top))
-        top += part.height + margin
+        page.paste(part, (MARGIN, top))
+        top += part.height + MARGIN
     return page
 
 

@@ -1,5 +1,7 @@
 """What a person is told when something cannot be done: one line that says what is wrong and what to do."""
 
+from typing import Any, get_args
+
 
 class Rea2SegError(Exception):
     """The root of all errors the library raises on purpose."""
@@ -26,6 +28,13 @@ def require_positive(**numbers: int) -> None:
     for name, number in numbers.items():
         if number < 1:
             raise ConfigError(f"{name} must be 1 or more, not {number}")
+
+
+def require_choice(choices: Any, **words: str) -> None:
+    """Refuses a setting of a config that is none of the words of its `Literal`, which Python itself does not check."""
+    for name, word in words.items():
+        if word not in get_args(choices):
+            raise ConfigError(f"{name} must be one of {', '.join(get_args(choices))}, not {word!r}")
 
 
 def reason(error: BaseException) -> str:

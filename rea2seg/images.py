@@ -35,7 +35,7 @@ TURNS = {
 """What makes a picture upright, by its EXIF orientation."""
 
 
-ImageSource = str | Path | Image.Image | np.ndarray
+ImageSource = str | Path | Image.Image | np.ndarray | Tensor
 """What a person may hand in as an image."""
 
 
@@ -45,11 +45,14 @@ def to_picture(image: UInt8[Tensor, "3 h w"]) -> Image.Image:
 
 
 def load_image(source: ImageSource) -> UInt8[Tensor, "3 h w"]:
-    """RGB bytes of a file, a Pillow image or an (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) array of uint8.
+    """RGB bytes of a file, a Pillow image, an (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) array of uint8, or a (3, h, w)
+    tensor of them.
 
     EXIF rotation is applied, transparency is put on white (pages are white, and black would hide dark cut-outs), 16-bit
     grey is scaled by 255 / 65535, and of animations the first frame is taken.
     """
+    if isinstance(source, Tensor):
+        return _from_tensor(source)
     with warnings.catch_warnings():
         # Our own limit is lower than Pillow's, and other oddities of a file that decodes are not worth a warning.
         warnings.simplefilter("ignore")
@@ -57,6 +60,9 @@ def load_image(source: ImageSource) -> UInt8[Tensor, "3 h w"]:
             return _to_rgb_bytes(_from_array(source), "the array")
         if isinstance(source, Image.Image):
             return _to_rgb_bytes(source, "the image")
+        if not isinstance(source, str | Path):
+            kind = type(source).__name__
+            raise InputError(f"an image is a path, a Pillow image, an array or a tensor of uint8, not a {kind}")
         name = f"image {str(source)!r}"
         _check_file(source, name)
         try:
@@ -84,6 +90,14 @@ def _check_file(source: str | Path, name: str) -> None:
             raise InputError(f"{name} is an empty file")
     except (OSError, ValueError) as error:  # names that are too long or hold a NUL
         raise InputError(f"{name} cannot be read: {reason(error)}") from error
+
+
+def _from_tensor(tensor: Tensor) -> UInt8[Tensor, "3 h w"]:
+    if tensor.dtype != torch.uint8 or tensor.ndim != 3 or len(tensor) != 3:
+        shape = tuple(tensor.shape)
+        raise InputError(f"an image tensor must be (3, height, width) of uint8, not {shape} of {tensor.dtype}")
+    _check_size(tensor.shape[2], tensor.shape[1], "the tensor")
+    return tensor.cpu().contiguous()
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

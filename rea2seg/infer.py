@@ -23,12 +23,10 @@ from rea2seg.cli import DONE, Parser, add_pipeline_options, chosen_config, posit
 from rea2seg.config import Config
 from rea2seg.generator.candidates import AttentionSearch, CoreSearch
 from rea2seg.generator.seeds import seeds_of
-from rea2seg.images import load_image
 from rea2seg.masks import bbox_xywh, encode_rle
 from rea2seg.output import remove, writable_folder, write_json, write_mask, write_picture
 from rea2seg.pipeline import Rea2Seg
 from rea2seg.structures import Candidate, Query, Ranking, Scene, Score
-from rea2seg.text import clean_question
 from rea2seg.visualize import attention_map, contact_sheet, overlay
 
 
@@ -59,7 +57,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _infer(options: argparse.Namespace) -> int:
     """Check everything, then load, then look."""
-    query = Query(load_image(options.image), clean_question(options.query))
+    query = Query.of(options.image, options.query)
     config = chosen_config(options)
     folder = writable_folder(options.out)
     seconds: dict[str, float] = {}
@@ -133,10 +131,9 @@ def _number(value: float | None) -> float | None:
 def ranking_table(ranking: Ranking) -> str:
     """The ranking as text."""
     rows = []
-    for rank, (candidate, score) in enumerate(zip(ranking.candidates, ranking.scores, strict=True), 1):
-        estimate = "failed" if score.fallback else "-" if score.iou is None else f"{score.iou:.3f}"
+    for rank, (candidate, score) in enumerate(ranking, 1):
         share = f"{100 * float(candidate.mask.float().mean()):.1f}%"
-        rows.append([str(rank), estimate, candidate.source, f"{candidate.quality:.3f}", share])
+        rows.append([str(rank), str(score), candidate.source, f"{candidate.quality:.3f}", share])
     return table(["rank", "score", "source", "quality", "area"], rows)
 
 

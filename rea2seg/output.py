@@ -43,10 +43,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any, sort_keys: bool = False) -> None:
-    """Indented JSON; NaN and infinity, which JSON does not know, are refused."""
+    """Indented JSON; NaN and infinity, which JSON does not know, are refused.
+
+    A lone surrogate, as in the name of a file, is no character that UTF-8 could hold: it becomes its escape, here and
+    wherever else JSON is written.
+    """
     with replacing(path) as place:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, sort_keys=sort_keys)
-        place.write_text(text + "\n", encoding="utf-8", newline="\n")
+        place.write_text(text + "\n", encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from rea2seg.config import load_config
-from rea2seg.generator.seeds import cells_of
+from rea2seg.errors import InputError
+from rea2seg.generator.seeds import why_no_seeds
 from rea2seg.images import ImageSource, load_image
 from rea2seg.protocols import Generator, Search, Segmenter, Selector
 from rea2seg.structures import Candidate, Embedding, Grounding, Prompt, Query, Ranking, Scene
-from rea2seg.text import clean_question
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +27,16 @@ class Rea2Seg:
     generator: Generator | None = None
 
     @classmethod
-    def from_config(cls, config: str | Path = "mini", weights: str | Path | None = None, **given: Any) -> Rea2Seg:
+    def from_config(
+        cls,
+        config: str | Path = "mini",
+        weights: str | Path | None = None,
+        device: str = "auto",
+        seed: int | None = None,
+        **given: Any,
+    ) -> Rea2Seg:
         """The pipeline of a packaged config or a YAML file; for the arguments see `rea2seg.config.load_config`."""
-        return cls(**load_config(config, weights, **given).build())
+        return cls(**load_config(config, weights, device, seed, **given).build())
 
     def __call__(self, image: ImageSource, query: str) -> Ranking:
         """All candidate masks for a question about an image, best first."""
@@ -37,8 +44,10 @@ class Rea2Seg:
 
     def many(self, image: ImageSource, queries: Sequence[str]) -> list[Ranking]:
         """A ranking for each question about one image, which every model encodes once."""
+        if isinstance(queries, str):
+            raise InputError("many questions are a list of texts; for a single one call the pipeline itself")
         pixels = load_image(image)
-        asked = [Query(pixels, clean_question(text)) for text in queries]
+        asked = [Query.of(pixels, text) for text in queries]
         return [self.compare(scenes) for scenes in self.scenes_of(asked)]
 
     def answer(self, query: Query) -> Ranking:
@@ -98,12 +107,8 @@ def each_target(grounding: Grounding) -> list[Grounding]:
 
 
 def warnings_about(scene: Scene) -> list[str]:
-    """What keeps the searches that start from attention from finding anything, after the generator's own remarks."""
+    """The generator's own remarks, then what keeps searches from having seeds."""
     if scene.grounding is None:
         return []
-    told = list(scene.grounding.flags)
-    if not scene.grounding.attention.isfinite().all():
-        told.append("the attention map holds numbers that are not finite: only the prompt itself was searched")
-    elif cells_of(scene) is None:
-        told.append("the attention map gives no seeds on the image: only the prompt itself was searched")
-    return told
+    missing = why_no_seeds(scene)
+    return [*scene.grounding.flags, *([missing] if missing else [])]

@@ -4,7 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rea2seg.errors import require_positive
+import torch
+from torch import Tensor
+
+from rea2seg.errors import InputError, require_positive
 from rea2seg.protocols import Evaluator
 from rea2seg.seeding import random_for
 from rea2seg.structures import Candidate, Query, Ranking, Scene, Score
@@ -13,7 +16,11 @@ NO_CANDIDATES = "no candidate masks were found"
 
 
 def rank(query: Query, candidates: Sequence[Candidate], evaluator: Evaluator, group: int = 5, seed: int = 0) -> Ranking:
-    """Score shuffled groups, then sort all candidates by score, best first. Groups of five are the paper's."""
+    """Score shuffled groups, then sort all candidates by score, best first. Groups of five are the paper's.
+
+    Raises `InputError` for a mask that is not a bool tensor of the image's size.
+    """
+    _check(query, candidates)
     groups = shuffled_groups(len(candidates), group, seed, query.id)
     members = [[candidates[index] for index in indices] for indices in groups]
     scores = [Score(None, fallback=True)] * len(candidates)
@@ -61,6 +68,13 @@ def best_first(values: Sequence[float], candidates: Sequence[Candidate]) -> list
         return -_or_worst(values[index]), -_or_worst(candidates[index].quality), index
 
     return sorted(range(len(candidates)), key=key)
+
+
+def _check(query: Query, candidates: Sequence[Candidate]) -> None:
+    for mask in (candidate.mask for candidate in candidates):
+        given = f"{tuple(mask.shape)} of {mask.dtype}" if isinstance(mask, Tensor) else type(mask).__name__
+        if given != f"{query.size} of {torch.bool}":
+            raise InputError(f"a mask must be a bool tensor of its image's (height, width) = {query.size}, not {given}")
 
 
 def _sorted(candidates: Sequence[Candidate], scores: Sequence[Score]) -> Ranking:

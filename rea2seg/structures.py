@@ -6,15 +6,19 @@ centre of the top-left pixel at (0.5, 0.5). Masks have the size of that image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from rea2seg.cells import Cells, cells_on_image
 from rea2seg.geometry import Canvas, CellMap
+from rea2seg.images import ImageSource, load_image
 
 Source = Literal["prompt", "core", "attention", "given"]
 Granularity = Literal["part", "object", "group"]
@@ -27,12 +31,19 @@ type are never equal."""
 class Query:
     """An image and a question about it. `id` seeds every random choice made for this query.
 
-    The text is read as it is; `rea2seg.text.clean_question` prepares one from outside.
+    Image and text are taken as they are; `Query.of` prepares those from outside.
     """
 
-    image: UInt8[Tensor, "3 h w"]
+    image: UInt8[Tensor, "3 h w"] = field(repr=False)
     text: str
     id: str = "0"
+
+    @classmethod
+    def of(cls, image: ImageSource, question: str, id: str = "0") -> Query:
+        """The query of an image and a question from outside. Raises `InputError` where either cannot be used."""
+        from rea2seg.text import clean_question  # only now: it brings transformers along, which takes seconds
+
+        return cls(load_image(image), clean_question(question), id)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -48,8 +59,8 @@ class Grounding:
     chosen layers, so its sum is at most 1. `flags` are warnings for the caller, such as a reply without `[SEG]`.
     """
 
-    token: Float[Tensor, "n 1 c"]
-    attention: Float[Tensor, "n rows cols"]
+    token: Float[Tensor, "n 1 c"] = field(repr=False)
+    attention: Float[Tensor, "n rows cols"] = field(repr=False)
     cells: CellMap
     reply: str
     flags: tuple[str, ...] = ()
@@ -62,9 +73,9 @@ class Embedding:
     `fine` holds the higher-resolution feature levels of SAM 2, finest first; SAM has none.
     """
 
-    features: Float[Tensor, "c h w"]
+    features: Float[Tensor, "c h w"] = field(repr=False)
     canvas: Canvas
-    fine: tuple[Float[Tensor, "..."], ...] = ()
+    fine: tuple[Float[Tensor, "..."], ...] = field(default=(), repr=False)
 
     def sample_at(self, points: Float[Tensor, "n 2"]) -> Float[Tensor, "n c"]:
         """Image features at points (x, y) in image pixels, interpolated bilinearly."""
@@ -106,14 +117,13 @@ class Prompt:
 class Masks:
     """What a segmenter decodes: for each of n prompts k masks as low-resolution logits, and SAM's own IoU estimates."""
 
-    lowres: Float[Tensor, "n k h w"]
+    lowres: Float[Tensor, "n k h w"] = field(repr=False)
     quality: Float[Tensor, "n k"]
     canvas: Canvas
 
-    def upsample(self, chosen: Bool[Tensor, "n k"] | None = None) -> Float[Tensor, "m height width"]:
-        """Logits at image size of the chosen masks, in order of prompt and mask; of all masks by default."""
-        flat = self.lowres.flatten(0, 1) if chosen is None else self.lowres[chosen]
-        return self.canvas.to_image(flat[:, None])[:, 0]
+    def upsample(self) -> Float[Tensor, "m height width"]:
+        """Logits at image size of all masks, in order of prompt and mask."""
+        return self.canvas.to_image(self.lowres.flatten(0, 1)[:, None])[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,16 +135,25 @@ class Scene:
     grounding: Grounding | None = None
     initial: Masks | None = None
 
+    # Kept, since every search asks for it and the logits of a large photograph take their time.
+    @cached_property
+    def cells(self) -> Cells | None:
+        """The image tokens that look at the image; None if there are none, no initial mask, or nothing finite."""
+        if self.grounding is None or self.initial is None:
+            return None
+        logits = self.initial.upsample()[0].detach().float().cpu()
+        return cells_on_image(self.grounding.attention[0].detach().float().cpu(), logits, self.grounding.cells)
+
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
     """A mask that may be the answer."""
 
-    mask: Bool[Tensor, "h w"]
-    source: Source
+    mask: Bool[Tensor, "h w"] = field(repr=False)
+    source: Source = "given"
     """Which search found it; `given` for masks a caller brings."""
-    quality: float
-    """The segmenter's own IoU estimate in [0, 1] or so, never the evaluator's."""
+    quality: float = math.nan
+    """The segmenter's own IoU estimate in [0, 1] or so, never the evaluator's; NaN where no segmenter made one."""
     seed_xy: tuple[float, float] | None = None
     """The point prompt behind an attention candidate, in image pixels."""
 
@@ -152,6 +171,12 @@ class Score:
     reasoning: str = ""
     confidence: float | None = None
     fallback: bool = False
+
+    def __str__(self) -> str:
+        """The estimate for a person to read, or why there is none."""
+        if self.fallback:
+            return "failed"
+        return "none" if self.iou is None else f"{self.iou:.3f}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +200,10 @@ class Ranking:
     def __len__(self) -> int:
         return len(self.candidates)
 
+    def __iter__(self) -> Iterator[tuple[Candidate, Score]]:
+        """Each candidate with its score."""
+        return zip(self.candidates, self.scores, strict=True)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -191,7 +220,7 @@ class Region:
     """A labelled mask: an object, or a part of one."""
 
     label: str
-    mask: Bool[Tensor, "h w"]
+    mask: Bool[Tensor, "h w"] = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,10 +228,10 @@ class Sample:
     """One question of a dataset with its true mask; `truth` is None where nothing in the image answers the question."""
 
     id: str
-    image: UInt8[Tensor, "3 h w"]
+    image: UInt8[Tensor, "3 h w"] = field(repr=False)
     query: str
-    truth: Bool[Tensor, "h w"] | None
-    ignore: Bool[Tensor, "h w"] | None = None
+    truth: Bool[Tensor, "h w"] | None = field(repr=False)
+    ignore: Bool[Tensor, "h w"] | None = field(default=None, repr=False)
     category: str = "all"
     component: str = ""
     granularity: Granularity = "object"
@@ -217,5 +246,5 @@ class Sample:
 class Dialogue:
     """An image and (question, answer) turns about it: plain visual question answering for training."""
 
-    image: UInt8[Tensor, "3 h w"]
+    image: UInt8[Tensor, "3 h w"] = field(repr=False)
     turns: tuple[tuple[str, str], ...]

@@ -15,14 +15,15 @@ QUESTION_LIMIT = 2000
 """Characters. Ours: some 500 tokens, well inside the shortest context (2,048) beside 576 image tokens."""
 
 
-def clean_question(text: str, limit: int = QUESTION_LIMIT) -> str:
+def clean_question(text: str) -> str:
     """The question, trimmed, without control, private-use and surrogate characters; line breaks become spaces."""
     spaced = "".join(" " if char.isspace() else char for char in text)
     cleaned = "".join(char for char in spaced if unicodedata.category(char) not in {"Cc", "Co", "Cs"}).strip()
     if not any(_is_visible(char) for char in cleaned):
         raise InputError("the question is empty: write what to look for in the image")
-    if len(cleaned) > limit:
-        raise InputError(f"the question has {len(cleaned):,} characters, more than the limit of {limit:,}: shorten it")
+    if len(cleaned) > QUESTION_LIMIT:
+        told = f"{len(cleaned):,} characters, more than the limit of {QUESTION_LIMIT:,}"
+        raise InputError(f"the question has {told}: shorten it")
     return cleaned
 
 

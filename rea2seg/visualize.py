@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,15 +59,15 @@ def overlay(query: Query, ranking: Ranking, top_k: int = 3) -> Image.Image:
     draw = ImageDraw.Draw(page)
     for place, (point, beside) in enumerate(label_places(masks, RADIUS)):
         label(draw, point, beside, str(place + 1), colours[place], RADIUS)
-    lines = [_line(place + 1, *judged) for place, judged in enumerate(_judged(ranking)[:top_k])]
+    lines = [_line(place, *judged) for place, judged in enumerate(ranking, 1)][:top_k]
     width = max(size[1], NARROWEST)
     return stacked([headline(query.text, width), page, _legend(list(zip(colours, lines, strict=True)), width)])
 
 
 def contact_sheet(query: Query, ranking: Ranking) -> Image.Image:
     """Every candidate, best first: what lies inside it, its rank, score, source and the segmenter's own estimate."""
-    tiles = [_tile(query.image, place + 1, *judged) for place, judged in enumerate(_judged(ranking))]
-    width = max([COLUMNS * (TILE + 12) - 12, NARROWEST])
+    tiles = [_tile(query.image, place, *judged) for place, judged in enumerate(ranking, 1)]
+    width = COLUMNS * (TILE + 12) - 12
     parts = [headline(query.text, width), _source_legend([c.source for c in ranking.candidates], width)]
     for start in range(0, len(tiles), COLUMNS):
         row = tiles[start : start + COLUMNS]
@@ -111,21 +112,15 @@ def attention_map(
     return stacked([headline(query.text, width), page, _heat_legend((low, high), bool((seen == 0).any()), note, width)])
 
 
-def _judged(ranking: Ranking) -> list[tuple[Candidate, Score]]:
-    return list(zip(ranking.candidates, ranking.scores, strict=True))
-
-
-def _score(score: Score) -> str:
-    if score.fallback:
-        return "not scored"
-    return "no score" if score.iou is None else f"score {score.iou:.3f}"
-
-
 def _line(rank: int, candidate: Candidate, score: Score) -> str:
     share = 100 * float(candidate.mask.float().mean())
-    return (
-        f"{rank}   {_score(score)}   {candidate.source}   quality {candidate.quality:.2f}   {share:.1f}% of the image"
-    )
+    return f"{rank}   score {score}   {_origin(candidate)}   {share:.1f}% of the image"
+
+
+def _origin(candidate: Candidate) -> str:
+    """Which search found a candidate, and the segmenter's estimate where there is one."""
+    known = not math.isnan(candidate.quality)
+    return f"{candidate.source}   quality {candidate.quality:.2f}" if known else candidate.source
 
 
 def _legend(rows: Sequence[tuple[Colour, str]], width: int) -> Image.Image:
@@ -165,8 +160,8 @@ def _tile(image: UInt8[Tensor, "3 h w"], rank: int, candidate: Candidate, score:
         x, y = (TILE - size[1]) // 2 + candidate.seed_xy[0] * scale, candidate.seed_xy[1] * scale
         write(draw, (x, y), "+", 22, "mm")
     draw.rectangle((0, size[0] + 4, TILE - 1, size[0] + 9), colour)
-    draw.text((0, size[0] + 11), f"{rank}   {_score(score)}", INK, font(17))
-    draw.text((0, size[0] + 31), f"{candidate.source}   quality {candidate.quality:.2f}", FAINT, font(14))
+    draw.text((0, size[0] + 11), f"{rank}   score {score}", INK, font(17))
+    draw.text((0, size[0] + 31), _origin(candidate), FAINT, font(14))
     return tile
 
 

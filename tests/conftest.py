@@ -1,4 +1,13 @@
 """Imported by pytest before every test module."""
 
-# First, because it makes torchvision importable beside a CPU-only torch, and lightning and transformers import it.
+import jaxtyping
+import pytest
+
+# Early, because it makes torchvision importable beside a CPU-only torch, and lightning and transformers import it.
 import rea2seg  # noqa: F401
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the type checks of the tests, as a caller meets the library: wrong types get as far as its own checks."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

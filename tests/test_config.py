@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from rea2seg.config import config_names, load_config, package_path
@@ -176,8 +177,15 @@ def test_a_whole_seat_can_be_replaced(paint, written):
     assert short["generator"] is None
 
 
+def pretend(monkeypatch, gpus):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    own = torch.device("cuda") if gpus else None
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available: own)  # noqa: ARG005
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: gpus)
+
+
 def test_auto_leaves_a_device_alone_that_the_config_names(paint, written, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    pretend(monkeypatch, gpus=2)
     paint["generator"]["init_args"]["device"] = "cuda:1"
     seats = load_config(written(paint)).build()
     assert (seats["generator"].device, seats["segmenter"].device) == ("cuda:1", "cuda")
@@ -185,10 +193,15 @@ def test_auto_leaves_a_device_alone_that_the_config_names(paint, written, monkey
 
 
 def test_a_device_that_the_machine_lacks_is_refused(paint, written, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    pretend(monkeypatch, gpus=0)
     assert load_config(written(paint)).build()["segmenter"].device == "cpu"
     assert "no CUDA device" in refusal(written(paint), device="cuda:0")
     assert "'gpu' is not a device" in refusal(written(paint), device="gpu")
+    pretend(monkeypatch, gpus=1)
+    assert load_config(written(paint), device="cuda:0").build()["segmenter"].device == "cuda:0"
+    assert "no device 'cuda:7': the last one is cuda:0" in refusal(written(paint), device="cuda:7")
+    for device in ("mps", "meta"):
+        assert f"no {device.upper()} device" in refusal(written(paint), device=device)
 
 
 # The packaged ones

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import random
 from copy import deepcopy
@@ -12,7 +13,7 @@ from rea2seg.data.native import write_native
 from rea2seg.evaluate.__main__ import main
 from rea2seg.evaluate.benchmarks import Benchmark, open_benchmark
 from rea2seg.evaluate.judging import KEYS, Row, judge
-from rea2seg.evaluate.records import read_rows
+from rea2seg.evaluate.records import read_command, read_rows
 from rea2seg.evaluate.report import category_rows, comparison_table, difference_table, failure_line
 from rea2seg.generator.candidates import AttentionSearch, CoreSearch, PromptSearch
 from rea2seg.metrics import PRESETS, Overlap
@@ -20,6 +21,7 @@ from rea2seg.pipeline import Rea2Seg
 from rea2seg.ranking import ByEvaluator
 from rea2seg.rivals import quality
 from rea2seg.structures import Candidate, Query, Region, Sample
+from rea2seg.synth.vocabulary import VERSION
 from tests.fakes import PaintEvaluator, PaintGenerator, PaintSegmenter, canvas_of_paint, painted
 
 LISA = PRESETS["lisa"]
@@ -206,6 +208,7 @@ def test_the_command_is_told_without_paths_or_machines(shop):
         "limit": 3,
         "preset": "segzero",
         "reasoning": True,
+        "samples": hashlib.sha256((shop / "data" / "samples.jsonl").read_bytes()).hexdigest(),
         "seed": 4,
         "split": "test",
         "without": ["core"],
@@ -297,6 +300,41 @@ def test_rows_of_anything_else_are_not_kept(shop, monkeypatch, change):
     assert asked == []
 
 
+def test_a_longer_run_keeps_the_rows_of_a_shorter_one_and_counts_its_own_alone(shop, monkeypatch):
+    call(shop, "--limit", "2")
+    asked = count_questions(monkeypatch)
+    call(shop, "--limit", "4")
+    assert asked == ["s2", "s3"]
+    call(shop, "--limit", "3")
+    assert asked == ["s2", "s3"]
+    assert row_of(metrics_of(shop), "average")["n"] == len(list(read_rows(shop / "out"))) == 3
+
+
+def test_weights_in_a_folder_beside_the_command_are_watched(shop, monkeypatch):
+    monkeypatch.chdir(shop)
+    Path("model").mkdir()
+    Path("model", "weights").write_text("old")
+    paint = deepcopy(PAINT)
+    paint["segmenter"]["init_args"] = {"weights": "model"}
+    (shop / "paint.yaml").write_text(yaml.safe_dump(paint))
+    call(shop, "--limit", "1")
+    Path("model", "weights").write_text("newer")
+    asked = count_questions(monkeypatch)
+    call(shop, "--limit", "1")
+    assert asked == ["s0"]
+
+
+def test_any_text_of_a_dataset_survives_being_written_and_read(shop, monkeypatch):
+    odd = [sample(place, id=f"\u2028\x85{place}\udc80", category="\udc81") for place in range(2)]
+    write_native(odd, shop / "data")
+    assert call(shop) == 0
+    assert [row.id for row in read_rows(shop / "out")] == [one.id for one in odd]
+    assert metrics_of(shop)["rows"][0]["category"] == "\udc81"
+    asked = count_questions(monkeypatch)
+    call(shop)
+    assert asked == []
+
+
 def test_leaving_out_a_search_leaves_out_its_candidates(shop):
     counts = {}
     for name in ("prompt", "core", "attention"):
@@ -322,6 +360,19 @@ def test_two_runs_are_compared_sample_by_sample(shop, capsys):
     capsys.readouterr()
     assert call(shop, "--compare", str(shop / "short")) == 2
     assert "lacks 4 of these samples, such as 's2'" in capsys.readouterr().err
+
+
+def test_runs_on_other_samples_are_not_compared_even_if_their_ids_agree(shop, capsys):
+    call(shop, out="full")
+    write_native([sample(place, "{}") for place in range(9)], shop / "data")
+    capsys.readouterr()
+    assert call(shop, "--preset", "lens", "--compare", str(shop / "full")) == 2
+    assert "holds a run of another samples, preset" in capsys.readouterr().err
+    drawn = ["--benchmark", "sgdr-synth", "--config", str(shop / "paint.yaml"), "--limit", "1", "--out"]
+    assert main([*drawn, str(shop / "drawn")]) == 0
+    assert read_command(shop / "drawn")["samples"] == f"version {VERSION}"
+    assert main([*drawn, str(shop / "other"), "--data-seed", "1", "--compare", str(shop / "drawn")]) == 2
+    assert "another data_seed" in capsys.readouterr().err
 
 
 def test_the_drawn_benchmark_runs(shop):

@@ -49,7 +49,7 @@ def test_files_paths_and_arrays_give_the_same_bytes(tmp_path, name):
     path = saved(tmp_path, image, name, **({"lossless": True} if name == "a.webp" else {}))
     expected = rows_of(load_image(image))
     assert expected == [[RED, GREEN], [BLUE, WHITE], [GREEN, RED]]
-    for source in (path, str(path), np.asarray(image)):
+    for source in (path, str(path), np.asarray(image), load_image(image)):
         loaded = load_image(source)
         assert (loaded.dtype, loaded.is_contiguous()) == (torch.uint8, True)
         assert rows_of(loaded) == expected
@@ -220,6 +220,20 @@ def test_fifty_megapixels_are_not_over_fifty(tmp_path):
 )
 def test_arrays_of_another_form_are_refused(array):
     assert "array" in refusal(array)
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.zeros(3, 4, 4), torch.zeros(4, 4, 3, dtype=torch.uint8), torch.zeros(4, dtype=torch.uint8)]
+)
+def test_tensors_of_another_form_are_refused(tensor):
+    assert "an image tensor must be (3, height, width) of uint8" in refusal(tensor)
+    assert "no pixels" in refusal(torch.zeros(3, 0, 4, dtype=torch.uint8))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("source", [None, b"\x89PNG", io.BytesIO()])
+def test_what_is_no_source_of_an_image_is_refused(source):
+    assert f"an array or a tensor of uint8, not a {type(source).__name__}" in refusal(source)
 
 
 def test_numbers_without_a_known_white_are_refused(tmp_path):

@@ -172,6 +172,14 @@ def test_a_pipeline_without_a_generator_has_no_attention_to_show(shop):
     assert result_of(shop)["reply"] is None
 
 
+def test_a_file_name_that_is_no_text_gets_a_result_like_any_other(shop, capsys):
+    (shop / "paint.png").rename(shop / "\udcff.png")
+    assert call(shop, "--out", str(shop / "out" / "\udcfe"), image="\udcff.png") == 0
+    result = json.loads((shop / "out" / "\udcfe" / "result.json").read_text())
+    assert result["image"]["path"] == str(shop / "\udcff.png")
+    assert "\\udcfe" in capsys.readouterr().out
+
+
 # Errors: one line, exit status 2, before any weights load
 
 

@@ -11,7 +11,7 @@ import rea2seg
 from rea2seg import Rea2Seg
 from rea2seg.errors import ConfigError, InputError
 from rea2seg.generator.candidates import AttentionSearch, CoreSearch, PromptSearch
-from rea2seg.pipeline import each_target
+from rea2seg.pipeline import each_target, warnings_about
 from rea2seg.ranking import NO_CANDIDATES, ByEvaluator
 from rea2seg.rivals import quality
 from rea2seg.structures import Candidate, Query, Scene
@@ -63,7 +63,7 @@ def test_the_initial_mask_is_the_single_mask_of_the_prompt_and_no_candidate(pipe
 
 def test_paths_images_and_arrays_are_the_same_to_it(pipe, tmp_path):
     Image.fromarray(PIXELS).save(tmp_path / "paint.png")
-    sources = [PIXELS, Image.fromarray(PIXELS), tmp_path / "paint.png", str(tmp_path / "paint.png")]
+    sources = [IMAGE, PIXELS, Image.fromarray(PIXELS), tmp_path / "paint.png", str(tmp_path / "paint.png")]
     rankings = [pipe(source, "the red box") for source in sources]
     assert all(ranking.indices == rankings[0].indices for ranking in rankings)
     assert all(ranking.best.mask.equal(rankings[0].best.mask) for ranking in rankings)
@@ -79,6 +79,18 @@ def test_many_questions_share_one_encoding_and_get_the_answers_they_get_alone(pi
         assert [score.iou for score in ranking.scores] == [score.iou for score in alone.scores]
         assert ranking.best.mask.equal(painted(IMAGE, question))
     assert pipe.many(PIXELS, []) == []
+
+
+def test_one_question_for_many_is_refused(pipe):
+    with pytest.raises(InputError, match="a list of texts"):
+        pipe.many(PIXELS, "the red box")
+
+
+def test_what_else_keeps_a_scene_from_having_seeds_is_told(pipe):
+    (scene,) = pipe.scenes(Query(IMAGE, "the red box"))
+    assert warnings_about(scene) == []
+    (warning,) = warnings_about(replace(scene, initial=None))
+    assert "no initial mask" in warning
 
 
 def test_many_questions_are_grounded_in_one_call(pipe):
@@ -98,6 +110,8 @@ def test_the_question_is_cleaned_before_anybody_reads_it(pipe):
     assert pipe.generator.asked == pipe.selector.evaluator.asked == ["the red box"]
     with pytest.raises(InputError, match="empty"):
         pipe(PIXELS, " \n")
+    query = Query.of(PIXELS, "  the red\nbox\x00 ", "7")
+    assert (query.image.equal(IMAGE), query.text, query.id) == (True, "the red box", "7")
 
 
 def test_a_bad_image_stops_it_before_any_model_runs(pipe, tmp_path):
@@ -175,5 +189,6 @@ def test_the_public_names_are_there_and_importing_the_package_is_quick():
     assert {name: getattr(rea2seg, name) for name in rea2seg.__all__}["Rea2Seg"] is Rea2Seg
     with pytest.raises(AttributeError, match="no attribute 'Rea3Seg'"):
         _ = rea2seg.Rea3Seg
-    check = "import rea2seg, sys; sys.exit('transformers' in sys.modules)"
+    assert issubclass(InputError, rea2seg.Rea2SegError)
+    check = "import rea2seg, sys; rea2seg.rank, rea2seg.Query; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

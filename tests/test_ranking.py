@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from rea2seg import rivals
-from rea2seg.errors import ConfigError
+from rea2seg.errors import ConfigError, InputError
 from rea2seg.geometry import Canvas, CellMap
 from rea2seg.protocols import Selector
 from rea2seg.ranking import ByEvaluator, rank, shuffled_groups
@@ -114,6 +115,29 @@ def test_no_candidates_rank_to_nothing_with_a_warning() -> None:
     assert len(ranking) == 0
     assert ranking.best is None
     assert ranking.warnings
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("mask", "told"),
+    [
+        (disc(5)[None], r"its image's \(height, width\) = \(32, 48\), not \(1, 32, 48\) of torch\.bool"),
+        (disc(5).T, r"not \(48, 32\)"),
+        (disc(5) * torch.tensor(255, dtype=torch.uint8), r"of torch\.uint8"),
+        (disc(5).numpy(), "not ndarray"),
+    ],
+)
+def test_masks_that_are_no_masks_of_the_image_are_refused(mask: Any, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        rank(QUERY, [*candidates(2), Candidate(mask)], Oracle(disc(5)))
+
+
+def test_a_ranking_can_be_walked_and_read() -> None:
+    ranking = rank(QUERY, [Candidate(disc(radius)) for radius in (5, 9)], Oracle(disc(9)))
+    assert [candidate for candidate, _ in ranking] == list(ranking.candidates)
+    assert [str(score) for _, score in ranking] == ["1.000", "0.277"]
+    assert (str(Score(None)), str(Score(None, fallback=True))) == ("none", "failed")
+    assert "tensor" not in repr((QUERY, ranking))
 
 
 def test_groups_of_none_are_refused() -> None:

@@ -58,8 +58,6 @@ def test_a_long_question_is_refused_with_its_length():
     assert clean_question("a" * 2000) == "a" * 2000
     with pytest.raises(InputError, match=r"2,001 characters"):
         clean_question("a" * 2001)
-    with pytest.raises(InputError, match="limit of 5"):
-        clean_question("abcdef", limit=5)
 
 
 def test_a_question_loses_what_cannot_be_seen_and_keeps_what_can():

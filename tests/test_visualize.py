@@ -23,7 +23,7 @@ from rea2seg.drawing import (
 )
 from rea2seg.geometry import CellMap
 from rea2seg.structures import Candidate, Query, Ranking, Score
-from rea2seg.visualize import attention_map, contact_sheet, overlay
+from rea2seg.visualize import _line, attention_map, contact_sheet, overlay
 
 SIZE = (48, 64)
 GREY = torch.full((3, *SIZE), 128, dtype=torch.uint8)
@@ -239,6 +239,13 @@ def test_attention_without_anything_to_show_leaves_the_grey_image(value):
     page = attention_map(QUERY, torch.full((4, 4), value), CellMap.stretched(SIZE, (4, 4)), torch.zeros(0, 2))
     view = np.asarray(page)[100:400, 50:600].astype(int)
     assert (view.max(-1) - view.min(-1)).max() <= (0 if value else 40)
+
+
+def test_masks_without_an_estimate_or_a_score_are_drawn_like_any_other():
+    result = Ranking((Candidate(box(8, 8, 24, 40)),), (Score(None, fallback=True),), (0,))
+    assert has(overlay(QUERY, result), RANKS[0])
+    assert _line(1, *next(iter(result))) == "1   score failed   given   16.7% of the image"
+    assert has(contact_sheet(QUERY, result), SOURCES["given"])
 
 
 def test_no_candidates_are_said_in_words():

@@ -165,9 +165,12 @@ def write_native(samples: Iterable[Sample], folder: str | Path) -> int:
     """Write samples in the native form, images as PNG; returns how many. The list appears when all are there."""
     root, count = Path(folder), 0
     writable_folder(root / "images")
-    with replacing(root / FILE) as place, place.open("w", encoding="utf-8", newline="\n") as lines:
+    with (
+        replacing(root / FILE) as place,
+        place.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as lines,
+    ):
         for sample in samples:
-            image = f"images/{quote(sample.id, safe='')}.png"
+            image = f"images/{quote(sample.id, '', errors='surrogatepass')}.png"
             write_picture(root / image, to_picture(sample.image))
             lines.write(json.dumps(to_record(sample, image), ensure_ascii=False) + "\n")
             count += 1

@@ -17,13 +17,15 @@ from rea2seg.config import Config
 from rea2seg.errors import ConfigError, InputError
 from rea2seg.evaluate.benchmarks import NAMES, Benchmark, open_benchmark
 from rea2seg.evaluate.judging import Row, judge
-from rea2seg.evaluate.records import Records, fingerprint_of, read_rows
+from rea2seg.evaluate.records import Records, fingerprint_of, read_command, read_rows
 from rea2seg.evaluate.report import category_rows, comparison_table, difference_table, failure_line, metric_table
 from rea2seg.metrics import PRESETS
 from rea2seg.output import writable_folder
 from rea2seg.pipeline import Rea2Seg
 
 SEARCHES = {"prompt": "PromptSearch", "core": "CoreSearch", "attention": "AttentionSearch"}
+PAIRED = ("benchmark", "samples", "split", "data_seed", "preset")
+"""What two runs must have in common, beside the ids, for their rows to be of the same questions and masks."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,11 +54,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     """Check everything, load, go through the samples that are not done yet, report."""
     benchmark = open_benchmark(options.benchmark, options.root, options.split, options.data_seed, options.limit)
     config = _without(chosen_config(options), options.without)
-    others = _other_run(options.compare)
+    command, convention = _command(options, benchmark, config), PRESETS[options.preset]
+    others = _other_run(options.compare, command)
     folder = None if options.out is None else writable_folder(options.out)
     pipe = Rea2Seg(**config.build())
-    command, convention = _command(options, benchmark, config), PRESETS[options.preset]
-    records = Records(folder, command, fingerprint_of(command, config, benchmark.stamp), convention)
+    records = Records(folder, command, fingerprint_of(command, config), convention)
     rows = _rows(pipe, benchmark, records, options.seed)
     summaries = category_rows(rows, convention)
     records.finish([row.id for row in rows], {"version": version("rea2seg"), "command": command, "rows": summaries})
@@ -67,10 +69,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _other_run(folder: Path | None) -> list[Row]:
-    rows = [] if folder is None else list(read_rows(folder))
-    if folder is not None and not rows:
+def _other_run(folder: Path | None, command: dict[str, Any]) -> list[Row]:
+    if folder is None:
+        return []
+    rows, other = list(read_rows(folder)), read_command(folder)
+    if not rows:
         raise InputError(f"--compare: {str(folder)!r} holds no per_sample.jsonl of a run")
+    if differing := [name for name in PAIRED if other.get(name) != command[name]]:
+        raise InputError(f"--compare: {str(folder)!r} holds a run of another {', '.join(differing)}")
     return rows
 
 
@@ -90,7 +96,8 @@ def _command(options: argparse.Namespace, benchmark: Benchmark, config: Config) 
     """What was asked, without paths and machines."""
     names = ("benchmark", "split", "data_seed", "seed", "preset", "reasoning")
     asked = {name: getattr(options, name) for name in names}
-    return {**asked, "limit": benchmark.count, "without": sorted(set(options.without)), "config": config.name}
+    asked |= {"samples": benchmark.stamp, "limit": benchmark.count}
+    return {**asked, "without": sorted(set(options.without)), "config": config.name}
 
 
 def _rows(pipe: Rea2Seg, benchmark: Benchmark, records: Records, seed: int) -> list[Row]:

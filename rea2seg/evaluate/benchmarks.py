@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from rea2seg.data.native import NativeDataset
+from rea2seg.data.native import FILE, NativeDataset
 from rea2seg.errors import InputError
 from rea2seg.structures import Sample
 from rea2seg.synth import SgdrSynth
+from rea2seg.synth.vocabulary import VERSION
 
 NAMES = ("sgdr-synth", "jsonl")
 SYNTH_COUNT = 400
@@ -19,7 +21,7 @@ SYNTH_COUNT = 400
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`count` samples to evaluate, of `size` that there are; None is no end. `stamp` changes when its files do."""
+    """`count` samples to evaluate, of `size` that there are; None is no end. `stamp` differs where the samples do."""
 
     count: int
     sample: Callable[[int], Sample]
@@ -41,11 +43,11 @@ def open_benchmark(name: str, root: Path | None, split: str, data_seed: int, lim
     if name == "sgdr-synth":
         if root is not None:
             raise InputError("sgdr-synth is drawn when it is needed: --root belongs to --benchmark jsonl")
-        return Benchmark(limit or SYNTH_COUNT, lru_cache(4)(SgdrSynth(split, data_seed).sample))
+        sample = lru_cache(4)(SgdrSynth(split, data_seed).sample)
+        return Benchmark(limit or SYNTH_COUNT, sample, stamp=f"version {VERSION}")
     if root is None:
         raise InputError("--benchmark jsonl needs --root DIR, a folder with images/ and samples.jsonl")
     dataset = NativeDataset(root, split)
     size = len(dataset)
-    about = (root / "samples.jsonl").stat()
-    stamp = f"{root.resolve()} {about.st_size} {about.st_mtime_ns}"
+    stamp = hashlib.sha256((root / FILE).read_bytes()).hexdigest()
     return Benchmark(min(limit or size, size), lru_cache(4)(dataset.__getitem__), size, stamp)

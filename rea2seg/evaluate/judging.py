@@ -75,7 +75,7 @@ class Row:
 @torch.no_grad()
 def judge(pipe: Rea2Seg, sample: Sample, other_question: str, convention: Convention, seed: int = 0) -> Row:
     """Ask the pipeline, ask its rivals, and measure all answers."""
-    query = Query(sample.image, clean_question(sample.query), sample.id)
+    query = Query.of(sample.image, sample.query, sample.id)
     scenes = pipe.scenes(query)
     candidates = [candidate for scene in scenes for candidate in pipe.candidates(scene)]
     ranking = pipe.rank(scenes, candidates)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class Records:
         self.rows: dict[str, Row] = {}
         if folder is None:
             return
-        if _fingerprint_in(folder) == fingerprint:
+        if read_command(folder).get("fingerprint") == fingerprint:
             self.rows = {row.id: row for row in read_rows(folder)}
         remove(folder / METRICS)
         self._rewrite(self.rows.values())
@@ -43,7 +44,7 @@ class Records:
         if self.folder is None:
             return
         try:
-            with (self.folder / ROWS).open("a", encoding="utf-8", newline="\n") as file:
+            with (self.folder / ROWS).open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
                 file.write(self._line(row))
         except OSError as error:
             raise OutputError(f"{str(self.folder / ROWS)!r} cannot be written: {reason(error)}") from error
@@ -57,16 +58,25 @@ class Records:
     def _rewrite(self, rows: Iterable[Row]) -> None:
         if self.folder is not None:
             with replacing(self.folder / ROWS) as place:
-                place.write_text("".join(map(self._line, rows)), encoding="utf-8", newline="\n")
+                place.write_text("".join(map(self._line, rows)), "utf-8", "backslashreplace", newline="\n")
 
     def _line(self, row: Row) -> str:
         return json.dumps(row.to_json(self.convention), ensure_ascii=False, sort_keys=True) + "\n"
 
 
+def read_command(folder: Path) -> dict[str, Any]:
+    """What the run in a folder was, with its `fingerprint`; empty if nothing there says so."""
+    try:
+        kept = json.loads((folder / COMMAND).read_text(encoding="utf-8"))
+        return {**kept["command"], "fingerprint": kept["fingerprint"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def read_rows(folder: Path) -> Iterator[Row]:
     """The rows of a folder up to the first line that is not whole."""
     try:
-        lines = (folder / ROWS).read_text(encoding="utf-8").splitlines()
+        lines = (folder / ROWS).read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError):
         return
     for line in lines:
@@ -76,10 +86,11 @@ def read_rows(folder: Path) -> Iterator[Row]:
             return
 
 
-def fingerprint_of(command: dict[str, Any], config: Config, stamp: str) -> str:
-    """Changes with whatever could change a row: command, config, weights, dataset and code."""
-    parts = [json.dumps(command, sort_keys=True), config.text(), stamp, code_stamp(), *_weights(config.seats)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+def fingerprint_of(command: dict[str, Any], config: Config) -> str:
+    """Changes with whatever could change a row: command, but for its limit, config, weights and code."""
+    asked = {name: value for name, value in command.items() if name != "limit"}
+    parts = [json.dumps(asked, sort_keys=True), config.text(), code_stamp(), *_weights(config.seats)]
+    return hashlib.sha256("\n".join(parts).encode(errors="backslashreplace")).hexdigest()
 
 
 def code_stamp() -> str:
@@ -97,16 +108,8 @@ def _weights(node: Any) -> Iterator[str]:
     if isinstance(node, list | tuple):
         for item in node:
             yield from _weights(item)
-    elif isinstance(node, str) and "/" in node and Path(node).exists():
+    elif isinstance(node, str) and os.path.exists(node):  # unlike the method of Path, False for the empty text
         files = [Path(node)] if Path(node).is_file() else sorted(Path(node).rglob("*"))
         for path in files:
             about = path.stat()
             yield f"{path} {about.st_size} {about.st_mtime_ns}"
-
-
-def _fingerprint_in(folder: Path) -> str | None:
-    try:
-        kept = json.loads((folder / COMMAND).read_text(encoding="utf-8"))
-        return str(kept["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

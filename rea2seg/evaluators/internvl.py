@@ -24,7 +24,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from rea2seg.checkpoints.strict import Precision
 from rea2seg.devices import chosen_device
-from rea2seg.errors import CheckpointError, ConfigError, InputError
+from rea2seg.errors import CheckpointError, ConfigError, require_choice
 from rea2seg.evaluators.decoding import Memory, Reply, think, write_scores
 from rea2seg.evaluators.prompts import EvaluatorTemplate, piece_ids, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import ScoreGrammar, confidence, expected_value, parse_scores, split_numbers
@@ -80,6 +80,7 @@ class InternVL:
         device: str = "auto",
         precision: Precision = "float32",
     ) -> None:
+        require_choice(Readout, readout=readout)
         if not isinstance(weights, Parts):
             weights = load_internvl(Path(weights), Path(adapter) if adapter else None, precision)
             weights.model.to(chosen_device(device))
@@ -104,7 +105,6 @@ class InternVL:
     @torch.inference_mode()
     def score(self, query: Query, groups: Sequence[Sequence[Candidate]]) -> list[list[Score]]:
         """One score for each candidate of each group, all groups in one batch."""
-        _check(query, groups)
         if not groups:
             return []
         masks = torch.stack([candidate.mask for group in groups for candidate in group])
@@ -126,12 +126,13 @@ class InternVL:
 
     def _read(self, query: Query) -> DynamicCache:
         """The cache of the prefix. The features of the last image are kept, for its other questions."""
-        if self._last_image is None or self._last_image[0] is not query.image:
-            self._last_image = query.image, self._features(image_pixels(query.image, self.image_side)[None])
+        last = self._last_image
+        if last is None or last[0] is not query.image:
+            last = self._last_image = query.image, self._features(image_pixels(query.image, self.image_side)[None])
         ids = prefix_ids(self.tokenizer, self.template, query.text, self.image_tokens)
         return self.model(
             input_ids=torch.tensor([ids], device=self.model.device),
-            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=self._last_image[1])},
+            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=last[1])},
             use_cache=True,
             logits_to_keep=1,
         ).past_key_values
@@ -147,16 +148,6 @@ class InternVL:
             return [Score(None, fallback=True)] * reply.masks
         thought = self.tokenizer.decode(reply.thought, skip_special_tokens=True).strip()
         return [Score(value, thought, mass) for value, mass in zip(values, sure, strict=True)]
-
-
-def _check(query: Query, groups: Sequence[Sequence[Candidate]]) -> None:
-    for group in groups:
-        if not group:
-            raise InputError("a group to be scored holds no mask")
-        for candidate in group:
-            if tuple(candidate.mask.shape) != query.size:
-                (h, w), (height, width) = candidate.mask.shape, query.size
-                raise InputError(f"a mask of {w} x {h} pixels does not fit its image of {width} x {height}")
 
 
 def _normalised(pixels: Float[Tensor, "*n 3 side side"]) -> Float[Tensor, "*n 3 side side"]:

@@ -13,12 +13,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rea2seg.errors import require_positive
+from rea2seg.errors import require_choice, require_positive
 from rea2seg.generator.kcore import background_point, innermost_core, look_alike
-from rea2seg.generator.seeds import SeedSettings, cells_of, descending, seeds_of
+from rea2seg.generator.seeds import SeedSettings, descending, seeds_of
 from rea2seg.masks import inclusive_boxes, nms, stability
 from rea2seg.protocols import Segmenter
 from rea2seg.structures import Candidate, Masks, Prompt, Scene, Source
+
+Order = Literal["predicted_iou", "attention"]
+Decisions = Literal["lowres", "full"]
+
+TOGETHER = 8
+"""Masks upsampled at once. Ours: the logits of eight take 1.6 GB at 50 megapixels, and those of a hundred 20 GB."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class CoreSearch:
     background: float = -2.0  # ours
 
     def __call__(self, scene: Scene, segmenter: Segmenter) -> list[Candidate]:
-        cells, seeds = cells_of(scene), seeds_of(scene, self.seeds)
+        cells, seeds = scene.cells, seeds_of(scene, self.seeds)
         if cells is None or seeds is None or scene.initial is None:
             return []
         # One feature a cell: several points of one cell would be alike by themselves.
@@ -65,9 +71,9 @@ class AttentionSearch:
 
     quality, stability, offset: what SAM's IoU estimate must exceed and its stability score reach. overlap: box IoU
     above which the worse of two masks goes. keep: masks at most. order: which is better, by `predicted_iou` (SAM's) or
-    by the mean `attention` under the mask. decisions: `full` judges stability at image size, as SAM does; `lowres`
-    finds the same, but never upsamples masks that are clearly unstable on the decoder's logits. chunk: prompts decoded
-    at once.
+    by the mean `attention` under the mask. decisions: `full` judges stability at image size, as SAM does; `lowres`,
+    which is ours, never upsamples masks that are clearly unstable on the decoder's logits, and finds the same on smooth
+    shapes. chunk: prompts decoded at once.
     """
 
     seeds: SeedSettings = field(default_factory=SeedSettings)
@@ -76,12 +82,14 @@ class AttentionSearch:
     offset: float = 1.0  # the paper's and SAM's
     overlap: float = 0.7  # SAM's
     keep: int = 9  # the paper's
-    order: Literal["predicted_iou", "attention"] = "predicted_iou"
-    decisions: Literal["lowres", "full"] = "lowres"
+    order: Order = "predicted_iou"
+    decisions: Decisions = "lowres"
     chunk: int = 64  # SAM's
 
     def __post_init__(self) -> None:
         require_positive(keep=self.keep, chunk=self.chunk)
+        require_choice(Order, order=self.order)
+        require_choice(Decisions, decisions=self.decisions)
 
     def __call__(self, scene: Scene, segmenter: Segmenter) -> list[Candidate]:
         seeds = seeds_of(scene, self.seeds)
@@ -115,7 +123,7 @@ class AttentionSearch:
 
     def _may_be_stable(self, lowres: Float[Tensor, "n k h w"]) -> Bool[Tensor, "n k"]:
         # A count of coarse pixels is wrong along the outline, which grows with the root of the area: measured on smooth
-        # shapes, the score is off by at most 0.6 / sqrt(area).
+        # shapes, the score is off by at most 0.6 / sqrt(area). The margin of 1 / sqrt(area) is ours, to be safe.
         slack = (lowres > -self.offset).sum((-2, -1)).float().rsqrt()
         return stability(lowres, self.offset) >= self.stability - slack
 
@@ -127,9 +135,9 @@ class AttentionSearch:
         return torch.stack([attention[candidate.mask].mean() for candidate in found])
 
 
-def upsampled(masks: Masks, chosen: Bool[Tensor, "n k"], together: int = 8) -> Iterator[Float[Tensor, "height width"]]:
-    """The chosen masks' logits at image size, a few at a time: a hundred maps of a large photograph fill a memory."""
-    for part in torch.split(masks.lowres[chosen][:, None], together):
+def upsampled(masks: Masks, chosen: Bool[Tensor, "n k"]) -> Iterator[Float[Tensor, "height width"]]:
+    """The chosen masks' logits at image size, in order of prompt and mask, a few in memory at a time."""
+    for part in torch.split(masks.lowres[chosen][:, None], TOGETHER):
         yield from masks.canvas.to_image(part)[:, 0]
 
 

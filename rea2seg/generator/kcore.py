@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from rea2seg.generator.seeds import Cells
+from rea2seg.cells import Cells
 
 
 def look_alike(features: Float[Tensor, "n c"], cosine: float) -> Bool[Tensor, "n n"]:

@@ -19,7 +19,7 @@ from transformers import GenerationConfig, LlavaForConditionalGeneration, PreTra
 
 from rea2seg.checkpoints.strict import Precision
 from rea2seg.devices import chosen_device
-from rea2seg.errors import CheckpointError, ConfigError, require_positive
+from rea2seg.errors import CheckpointError, ConfigError, require_choice, require_positive
 from rea2seg.generator.attention import enable, probe, prompt_attention
 from rea2seg.generator.llava import (
     Connector,
@@ -73,6 +73,10 @@ class Lisa:
         device: str = "auto",
         precision: Precision = "float32",
     ) -> None:
+        require_choice(Row, row=row)
+        require_choice(Mode, mode=mode)
+        require_choice(Geometry, geometry=geometry)
+        require_positive(batch=batch, max_new_tokens=max_new_tokens)
         self.parts = weights if isinstance(weights, Parts) else load(Path(weights), precision)
         self.conversation = conversation or Conversation()
         self.row, self.mode, self.answer, self.geometry = row, mode, answer, geometry
@@ -82,7 +86,6 @@ class Lisa:
         vision = self.parts.mllm.config.vision_config
         self.side, self.grid = vision.image_size, vision.image_size // vision.patch_size
         self._check()
-        require_positive(batch=batch, max_new_tokens=max_new_tokens)
         enable(self.parts.mllm)
         if not isinstance(weights, Parts):
             self.parts.mllm.to(chosen_device(device))

@@ -6,14 +6,13 @@ The paper gives neither the numbers of tokens and points nor the way to spread p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rea2seg.cells import Cells
 from rea2seg.errors import require_positive
-from rea2seg.geometry import CellMap
 from rea2seg.seeding import generator_for
 from rea2seg.structures import Scene
 
@@ -32,21 +31,6 @@ class SeedSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Cells:
-    """The image tokens whose centre lies on the image, in their order.
-
-    `pixels` are their pixels as (left, top, right, bottom), ends excluded, never empty; `logits` the means of the
-    initial mask's logits over them. `lowest` is the pixel with the lowest logit of all.
-    """
-
-    centres: Float[Tensor, "n 2"]
-    pixels: Int[Tensor, "n 4"]
-    attention: Float[Tensor, " n"]
-    logits: Float[Tensor, " n"]
-    lowest: Float[Tensor, " 2"]
-
-
-@dataclass(frozen=True, eq=False)
 class Seeds:
     """The kept tokens, best mean logit first, and point prompts inside them; `owner` says in which token each lies."""
 
@@ -59,40 +43,6 @@ class Seeds:
 def descending(values: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
     """Indices from the highest value to the lowest; of equals the lower index first."""
     return values.argsort(descending=True, stable=True)
-
-
-def cell_pixels(boxes: Float[Tensor, "n 4"], size: tuple[int, int]) -> Int[Tensor, "n 4"]:
-    """The pixels whose centres lie in each box: (left, top, right, bottom), ends excluded, in an image of `size`.
-
-    A box too small to hold a pixel's centre gets the pixel nearest to its own.
-    """
-    limit = torch.tensor([size[1], size[0]])
-    first = (boxes[:, :2] - 0.5).ceil().long().clamp(min=0)
-    last = torch.minimum((boxes[:, 2:] - 0.5).ceil().long(), limit)
-    nearest = torch.minimum(((boxes[:, :2] + boxes[:, 2:]) / 2).long().clamp(min=0), limit - 1)
-    hollow = last <= first
-    return torch.cat([torch.where(hollow, nearest, first), torch.where(hollow, nearest + 1, last)], dim=1)
-
-
-def cell_means(logits: Float[Tensor, "h w"], pixels: Int[Tensor, "n 4"]) -> Float[Tensor, " n"]:
-    """The mean logit over the pixels of each cell."""
-    sums = torch.nn.functional.pad(logits.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
-    left, top, right, bottom = pixels.unbind(1)
-    total = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
-    return (total / ((right - left) * (bottom - top))).to(logits)
-
-
-def cells_on_image(attention: Float[Tensor, "rows cols"], logits: Float[Tensor, "h w"], grid: CellMap) -> Cells | None:
-    """The tokens that look at the image; None if there are none, or a map is not finite."""
-    size, boxes = (logits.shape[0], logits.shape[1]), grid.boxes()
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    inside = ((centres >= 0) & (centres < torch.tensor([size[1], size[0]]))).all(1)
-    if not inside.any() or not attention.isfinite().all() or not logits.isfinite().all():
-        return None
-    pixels = cell_pixels(boxes[inside], size)
-    row, col = divmod(int((logits == logits.min()).flatten().nonzero()[0]), size[1])
-    lowest = torch.tensor([col + 0.5, row + 0.5])
-    return Cells(centres[inside], pixels, attention.flatten()[inside], cell_means(logits, pixels), lowest)
 
 
 def share_points(attention: Float[Tensor, " m"], budget: int) -> list[int]:
@@ -144,17 +94,21 @@ def pick_seeds(cells: Cells, settings: SeedSettings, query_id: str) -> Seeds:
     return Seeds(cells.centres[kept], cells.attention[kept], torch.cat(points), owner)
 
 
-# Searches of one scene follow each other: remembering the last scene spares the second its full-size logits.
-@lru_cache(maxsize=1)
-def cells_of(scene: Scene) -> Cells | None:
-    """The cells of a scene; None if it has no grounding, no initial mask, or nothing to see in them."""
-    if scene.grounding is None or scene.initial is None:
-        return None
-    logits = scene.initial.upsample()[0].detach().float().cpu()
-    return cells_on_image(scene.grounding.attention[0].detach().float().cpu(), logits, scene.grounding.cells)
-
-
 def seeds_of(scene: Scene, settings: SeedSettings) -> Seeds | None:
     """The seeds of a scene, the same for every search with the same settings; None if there are none."""
-    cells = cells_of(scene)
-    return None if cells is None else pick_seeds(cells, settings, scene.query.id)
+    return None if scene.cells is None else pick_seeds(scene.cells, settings, scene.query.id)
+
+
+def why_no_seeds(scene: Scene) -> str | None:
+    """What keeps a scene that has a grounding from having seeds, in words; None if it has some."""
+    if scene.grounding is None or scene.cells is not None:
+        return None
+    if scene.initial is None:
+        cause = "there is no initial mask"
+    elif not scene.grounding.attention.isfinite().all():
+        cause = "the attention map holds numbers that are not finite"
+    elif not scene.initial.lowres.isfinite().all():
+        cause = "the initial mask holds numbers that are not finite"
+    else:
+        cause = "no image token looks at the image"
+    return f"no seeds to search from: {cause}"

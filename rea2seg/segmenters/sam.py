@@ -196,7 +196,7 @@ class Sam:
 
     weights: a folder with `config.json` and `model.safetensors`. token_decoder: a safetensors file with a second mask
     decoder for prompts that carry a raw token, such as the one fine-tuned inside a LISA checkpoint; the stock decoder
-    by default. batch: images encoded together.
+    by default. batch: images encoded together; 4 is ours, as ViT-H holds 1 GB of attention for each at a time.
     """
 
     def __init__(

@@ -20,11 +20,12 @@ Side = Literal["left", "right", "above", "below"]
 Attribute = Literal["colour", "texture", "size"]
 
 PLACE_MARGIN = 0.04
-"""The least difference of two places that decides a question, in widths (or heights) of the image."""
+"""The least difference of two places that decides a question, in widths (or heights) of the image. Ours: ten pixels of
+256, which one sees without measuring."""
 SIZE_MARGIN = 1.2
-"""The least ratio of two radii that decides a question."""
+"""The least ratio of two radii that decides a question. Ours: just below the least between two words for size."""
 DISTANCE_MARGIN = 1.25
-"""The least ratio of two distances that decides a question."""
+"""The least ratio of two distances that decides a question. Ours: higher than for radii, which outlines show."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from rea2seg.errors import CheckpointError, ConfigError, InputError
+from rea2seg.errors import CheckpointError, ConfigError
 from rea2seg.evaluators.decoding import Memory, Reply, think
 from rea2seg.evaluators.internvl import InternVL, image_pixels, mask_pixels, tokens_per_tile
 from rea2seg.evaluators.prompts import EvaluatorTemplate, prefix_ids, suffix_ids
@@ -269,16 +269,29 @@ def test_the_image_is_encoded_once_for_its_questions(
     assert_same(judge.score(QUERY, [group(2)])[0], first[0])
 
 
+def test_another_thread_s_image_is_not_taken_for_one_s_own(
+    model: Any, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = evaluator(model, tokenizer)
+    alone, other = judge.score(QUERY, [group(2)]), 255 - IMAGE
+    theirs = other, judge._features(image_pixels(other, 32)[None])
+
+    def interrupted(*arguments: Any) -> list[int]:
+        judge._last_image = theirs
+        return prefix_ids(*arguments)
+
+    monkeypatch.setattr("rea2seg.evaluators.internvl.prefix_ids", interrupted)
+    assert_same(judge.score(QUERY, [group(2)])[0], alone[0])
+
+
 def test_no_groups_need_no_model(model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     assert evaluator(model, tokenizer).score(QUERY, []) == []
 
 
-def test_masks_that_do_not_fit_are_refused(model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
-    odd = Candidate(torch.ones(56, 40, dtype=torch.bool), "given", 0.5)
-    with pytest.raises(InputError, match="40 x 56 pixels does not fit its image of 56 x 40"):
-        evaluator(model, tokenizer).score(QUERY, [[*group(2), odd]])
-    with pytest.raises(InputError, match="no mask"):
-        evaluator(model, tokenizer).score(QUERY, [group(2), []])
+@pytest.mark.usefixtures("unchecked")
+def test_a_misspelt_readout_is_refused(model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ConfigError, match="readout must be one of text, expected, not 'digits'"):
+        evaluator(model, tokenizer, readout="digits")
 
 
 def test_sides_must_divide_into_cells(model: Any, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -1,11 +1,14 @@
+import gc
 import random
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 
+from rea2seg.errors import ConfigError
 from rea2seg.generator.candidates import AttentionSearch, CoreSearch, PromptSearch
-from rea2seg.generator.seeds import SeedSettings, cells_of, seeds_of
+from rea2seg.generator.seeds import SeedSettings, seeds_of, why_no_seeds
 from rea2seg.geometry import CellMap
 from rea2seg.masks import iou, stability
 from rea2seg.structures import Embedding, Grounding, Masks, Prompt, Query, Scene
@@ -138,6 +141,13 @@ def test_the_two_orders():
     assert by_attention == pytest.approx([0.9, 0.95, 0.92])  # the smaller the disc, the more attention a pixel
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("setting", ["order", "decisions"])
+def test_misspelt_settings_are_refused(setting):
+    with pytest.raises(ConfigError, match=f"{setting} must be one of .*, not 'quality'"):
+        AttentionSearch(**{setting: "quality"})
+
+
 @pytest.mark.parametrize("broken", ["attention", "initial"])
 def test_without_finite_maps_only_the_prompt_search_finds_anything(broken):
     segmenter = FakeSegmenter()
@@ -147,6 +157,7 @@ def test_without_finite_maps_only_the_prompt_search_finds_anything(broken):
             scene, initial=Masks(scene.initial.lowres * torch.nan, scene.initial.quality, scene.initial.canvas)
         )
     assert [len(search(scene, segmenter)) for search in (PromptSearch(), CoreSearch(), AttentionSearch())] == [3, 0, 0]
+    assert f"the {broken}" in why_no_seeds(scene)
 
 
 def test_without_a_generator_the_searches_find_nothing():
@@ -155,11 +166,29 @@ def test_without_a_generator_the_searches_find_nothing():
     assert [search(scene, segmenter) for search in (PromptSearch(), CoreSearch(), AttentionSearch())] == [[], [], []]
 
 
+def test_a_scene_without_seeds_says_why():
+    scene = scene_with(attention_at(), FakeSegmenter())
+    assert why_no_seeds(scene) is None
+    assert "no initial mask" in why_no_seeds(replace(scene, initial=None))
+    away = replace(scene.grounding, cells=replace(scene.grounding.cells, left=1e4))
+    assert "no image token looks at the image" in why_no_seeds(replace(scene, grounding=away))
+
+
+def test_a_scene_is_not_kept_by_what_was_searched_in_it():
+    segmenter = FakeSegmenter()
+    scene = scene_with(attention_at((3, 3, 0.4)), segmenter)
+    CoreSearch()(scene, segmenter)
+    gone = weakref.ref(scene)
+    del scene
+    gc.collect()
+    assert gone() is None
+
+
 def test_the_searches_of_a_scene_share_its_cells_and_seeds():
     segmenter = FakeSegmenter()
     scene, other = (scene_with(attention_at((3, col, 0.4)), segmenter) for col in (3, 8))
-    assert cells_of(scene) is cells_of(scene)
-    assert cells_of(scene) is not cells_of(other)
+    assert scene.cells is scene.cells
+    assert scene.cells is not other.cells
     assert seeds_of(scene, SeedSettings()).points.equal(seeds_of(scene, SeedSettings()).points)
 
 

@@ -3,8 +3,8 @@ from itertools import combinations
 import pytest
 import torch
 
+from rea2seg.cells import Cells
 from rea2seg.generator.kcore import background_point, innermost_core, look_alike
-from rea2seg.generator.seeds import Cells
 
 
 def graph(nodes: int, *edges: tuple[int, int]) -> torch.Tensor:

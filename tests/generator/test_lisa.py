@@ -245,6 +245,13 @@ generator:
     assert_same(lisa.ground(QUERIES)[0], build().ground(QUERIES)[0])
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("setting", ["row", "mode", "geometry"])
+def test_misspelt_settings_are_refused(build, setting):
+    with pytest.raises(ConfigError, match=f"{setting} must be one of .*, not 'sge'"):
+        build(**{setting: "sge"})
+
+
 def test_settings_that_do_not_fit_the_model_are_refused(build, parts):
     with pytest.raises(ConfigError, match="layers 1 to 3 are not among the model's layers 0 to 2"):
         build(layers=(1, 3))

@@ -4,16 +4,9 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
+from rea2seg.cells import cell_means, cell_pixels, cells_on_image
 from rea2seg.errors import ConfigError
-from rea2seg.generator.seeds import (
-    SeedSettings,
-    cell_means,
-    cell_pixels,
-    cells_on_image,
-    descending,
-    pick_seeds,
-    share_points,
-)
+from rea2seg.generator.seeds import SeedSettings, descending, pick_seeds, share_points
 from rea2seg.geometry import CellMap
 
 SIZES = [(90, 200), (201, 97), (120, 120), (37, 250)]
