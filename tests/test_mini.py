@@ -47,9 +47,9 @@ def oracle(search: Search, right: float = 0.0, down: float = 0.0) -> float:
     return mean(values)
 
 
-def test_everything_that_ships_fits_in_forty_mebibytes() -> None:
+def test_everything_that_ships_fits_in_forty_megabytes() -> None:
     size = sum(file.stat().st_size for file in package_path("rea2seg://mini").rglob("*") if file.is_file())
-    assert 1e6 < size <= 40 * 2**20
+    assert 1e6 < size <= 40e6
 
 
 def test_half_a_cell_off_costs_candidates() -> None:

@@ -35,9 +35,9 @@ class GuidedLayers:
     look_layers: tuple[int, int] = (1, 2)
     mention_layers: tuple[int, int] = (1, 2)
     point_layers: tuple[int, int] = (3, 4)
-    match_after: int = 5
-    cover_after: int = 6
-    read_layers: tuple[int, int] = (6, 7)
+    match_after: int = 6
+    cover_after: int = 7
+    read_layers: tuple[int, int] = (7, 8)
 
     def check(self, depth: int) -> None:
         """Raises ConfigError where a model of that many layers has not all of these."""

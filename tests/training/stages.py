@@ -14,7 +14,7 @@ from training.stage import run
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "train"
 FIVE_LAYERS = {**vars(LANGUAGE), "depth": 5}
-"""Mini's pipeline reads the attention of layers 3 and 4; the evaluator, with eight, goes on from this model."""
+"""Mini's pipeline reads the attention of layers 3 and 4; the evaluator, with nine, goes on from this model."""
 TINY: dict[str, tuple[Callable[[], None], dict[str, Any]]] = {
     "segmenter": (
         lambda: run(segmenter.SegmenterStage, segmenter.PromptedScenes),
@@ -34,7 +34,7 @@ TINY: dict[str, tuple[Callable[[], None], dict[str, Any]]] = {
         lambda: run(vision.VisionStage, vision.LabelledScenes),
         {
             "model.tower": vars(CLIP),
-            "model.language": {**FIVE_LAYERS, "depth": 8},
+            "model.language": {**FIVE_LAYERS, "depth": 9},
             "data.tower": vars(CLIP),
             "data.grid": 4,
             "data.mask_side": 32,

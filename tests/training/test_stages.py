@@ -111,12 +111,12 @@ def test_stage_2_is_an_adapter_of_the_language_layers(work):
     config = json.loads((work / "evaluator_stage2/weights/adapter_config.json").read_text())
     assert config["r"] == 2
     assert all(".language_model.layers." in name for name in adapter)
-    assert len(adapter) == 8 * 7 * 2  # Eight layers of seven projections, two matrices each.
+    assert len(adapter) == 9 * 7 * 2  # Nine layers of seven projections, two matrices each.
     assert any(value.any() for name, value in adapter.items() if "lora_B" in name)
     plain, _ = load_internvl(work / "evaluator_stage1/weights", None, "float32")
     merged, _ = load_internvl(work / "evaluator_stage1/weights", work / "evaluator_stage2/weights", "float32")
     moved = {name for name, value in plain.state_dict().items() if not value.equal(merged.state_dict()[name])}
-    assert len(moved) == 8 * 7
+    assert len(moved) == 9 * 7
 
 
 @pytest.mark.parametrize("name", ["segmenter", "vision_evaluator", "generator", "evaluator_stage1", "evaluator_stage2"])
