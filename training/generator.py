@@ -18,10 +18,11 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
+from rea2seg.checkpoints.strict import fill
 from rea2seg.generator.attention import enable, probe
 from rea2seg.generator.llava import embed, image_features, last_hidden, load
 from rea2seg.generator.tokens import SEG, Conversation
@@ -130,8 +131,9 @@ class GeneratorStage(Stage):
         parts, self.sam = load(Path(weights)), load_sam(Path(segmenter)).requires_grad_(False)
         self.mllm, self.connector, self.parts = parts.mllm, parts.connector, parts
         self.decoder: MaskDecoder = build_decoder(SamConfig.read(Path(segmenter) / "config.json"))
-        earlier = Path(weights) / DECODER
-        self.decoder.load_state_dict(load_file(earlier) if earlier.exists() else self.sam.mask_decoder.state_dict())
+        self.decoder.load_state_dict(self.sam.mask_decoder.state_dict())
+        if (Path(weights) / DECODER).exists():
+            fill(self.decoder, Path(weights) / DECODER)
         self.seg = control_id(parts.tokenizer, SEG)
         for frozen in (self.mllm.model.vision_tower, self.mllm.model.multi_modal_projector):
             frozen.requires_grad_(False)
