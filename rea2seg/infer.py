@@ -77,7 +77,7 @@ def answer(pipe: Rea2Seg, query: Query, seconds: dict[str, float]) -> Result:
     with _timed(seconds, "ground"):
         scenes = pipe.scenes(query)
     with _timed(seconds, "search"):
-        candidates = [candidate for scene in scenes for candidate in pipe.candidates(scene)]
+        candidates = pipe.candidates(scenes)
     with _timed(seconds, "rank"):
         ranking = pipe.rank(scenes, candidates)
     return Result(query, scenes, ranking, seconds)

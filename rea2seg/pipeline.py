@@ -50,13 +50,9 @@ class Rea2Seg:
         asked = [Query.of(pixels, text) for text in queries]
         return [self.compare(scenes) for scenes in self.scenes_of(asked)]
 
-    def answer(self, query: Query) -> Ranking:
-        """The ranking for a query whose image is loaded and whose text is clean."""
-        return self.compare(self.scenes(query))
-
     def compare(self, scenes: Sequence[Scene]) -> Ranking:
         """Discover the candidates of one question, then compare them."""
-        return self.rank(scenes, [candidate for scene in scenes for candidate in self.candidates(scene)])
+        return self.rank(scenes, self.candidates(scenes))
 
     @torch.no_grad()
     def encode(self, query: Query) -> Embedding:
@@ -86,9 +82,9 @@ class Rea2Seg:
         return Scene(query, embedding, grounding, initial)
 
     @torch.no_grad()
-    def candidates(self, scene: Scene) -> list[Candidate]:
-        """The masks of all searches, in their order."""
-        return [candidate for search in self.searches for candidate in search(scene, self.segmenter)]
+    def candidates(self, scenes: Sequence[Scene]) -> list[Candidate]:
+        """The masks that all searches find, scene by scene, in the order of the searches."""
+        return [found for scene in scenes for search in self.searches for found in search(scene, self.segmenter)]
 
     @torch.no_grad()
     def rank(self, scenes: Sequence[Scene], candidates: Sequence[Candidate]) -> Ranking:

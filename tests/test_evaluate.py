@@ -111,7 +111,7 @@ def test_best_of_three_is_chosen_among_the_first_three_alone():
 
     pipe, one = replace(pipeline(), selector=ByEvaluator(Worst())), sample(0)
     row = judge(pipe, one, "the blue box", LISA)
-    ranking = pipe.answer(Query(one.image, one.query, one.id))
+    ranking = pipe.compare(pipe.scenes(Query(one.image, one.query, one.id)))
     first = [float((c.mask & one.truth).sum() / (c.mask | one.truth).sum()) for c in ranking.top(3)]
     ious = {key: overlap.intersection / overlap.union for key, overlap in row.overlaps.items()}
     assert ious["top1"] == pytest.approx(first[0])

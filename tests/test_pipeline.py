@@ -37,7 +37,7 @@ def test_a_question_about_an_image_becomes_a_ranking_led_by_the_answer(pipe):
 
 def test_candidates_come_from_every_search_in_their_order(pipe):
     (scene,) = pipe.scenes(Query(IMAGE, "the red box"))
-    sources = [candidate.source for candidate in pipe.candidates(scene)]
+    sources = [candidate.source for candidate in pipe.candidates([scene])]
     assert sources == sorted(sources, key=["prompt", "core", "attention"].index)
     assert (sources.count("prompt"), sources.count("core")) == (3, 3)
     assert 1 <= sources.count("attention") <= 9
@@ -48,8 +48,8 @@ def test_leaving_a_search_out_leaves_the_candidates_of_the_others_as_they_were(p
     (scene,) = pipe.scenes(Query(IMAGE, "the green box"))
     source = {PromptSearch: "prompt", CoreSearch: "core", AttentionSearch: "attention"}[left_out]
     shorter = replace(pipe, searches=[search for search in pipe.searches if not isinstance(search, left_out)])
-    expected = [candidate for candidate in pipe.candidates(scene) if candidate.source != source]
-    found = shorter.candidates(scene)
+    expected = [candidate for candidate in pipe.candidates([scene]) if candidate.source != source]
+    found = shorter.candidates([scene])
     assert len(found) == len(expected)
     assert all(a.mask.equal(b.mask) and a.source == b.source for a, b in zip(found, expected, strict=True))
 
@@ -58,7 +58,7 @@ def test_the_initial_mask_is_the_single_mask_of_the_prompt_and_no_candidate(pipe
     (scene,) = pipe.scenes(Query(IMAGE, "the blue box"))
     initial = scene.initial.upsample()[0] > 0
     assert initial[painted(IMAGE, "blue")].all()
-    assert not any(candidate.mask.equal(initial) for candidate in pipe.candidates(scene))
+    assert not any(candidate.mask.equal(initial) for candidate in pipe.candidates([scene]))
 
 
 def test_paths_images_and_arrays_are_the_same_to_it(pipe, tmp_path):
@@ -160,7 +160,7 @@ def test_a_reply_with_two_targets_gives_two_scenes_and_one_ranking(pipe):
     query = Query(IMAGE, "the red box")
     scenes = twice.scenes(query)
     assert [len(scene.grounding.token) for scene in scenes] == [1, 1]
-    assert len(twice.answer(query)) == 2 * len(pipe.answer(query))
+    assert len(twice.compare(scenes)) == 2 * len(pipe.compare(pipe.scenes(query)))
     grounding = PaintGenerator(targets=3).ground([query])[0]
     assert all(part.attention.equal(grounding.attention[:1]) for part in each_target(grounding))
 

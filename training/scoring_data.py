@@ -44,7 +44,7 @@ def ask(
     for number, question in enumerate(asked):
         query = Query(pixels, question.text, f"{name}-{number}")
         embedding = embedding or pipeline.encode(query)
-        found = [mask for scene in pipeline.scenes(query, embedding) for mask in pipeline.candidates(scene)]
+        found = pipeline.candidates(pipeline.scenes(query, embedding))
         truth = torch.from_numpy(question.truth(rendering))
         yield {
             "id": query.id,

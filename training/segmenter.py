@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from rea2seg.segmenters.sam import SamConfig, build_sam, decode_prompts, load_sam, save_sam
+from rea2seg.checkpoints.strict import fill
+from rea2seg.segmenters.sam import WEIGHTS, SamConfig, build_sam, decode_prompts, save_sam
 from rea2seg.structures import Prompt
 from training.batches import Stream
 from training.losses import at_lattice, lattice_iou, mask_dice, mask_focal
@@ -88,7 +89,7 @@ class SegmenterStage(Stage):
         super().__init__(export, schedule)
         self.config, self.sam = config, build_sam(config).train()
         if weights is not None:
-            self.sam.load_state_dict(load_sam(Path(weights)).state_dict())
+            fill(self.sam, Path(weights) / WEIGHTS)
 
     def features(self, batch: PromptBatch) -> Float[Tensor, "bn c rows cols"]:
         """The image embedding of every prompt's scene."""

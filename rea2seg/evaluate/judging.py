@@ -77,7 +77,7 @@ def judge(pipe: Rea2Seg, sample: Sample, other_question: str, convention: Conven
     """Ask the pipeline, ask its rivals, and measure all answers."""
     query = Query.of(sample.image, sample.query, sample.id)
     scenes = pipe.scenes(query)
-    candidates = [candidate for scene in scenes for candidate in pipe.candidates(scene)]
+    candidates = pipe.candidates(scenes)
     ranking = pipe.rank(scenes, candidates)
     firsts = {
         name: order.indices[:1] for name, order in _rival_orders(pipe, scenes[0], candidates, other_question, seed)
