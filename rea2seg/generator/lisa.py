@@ -189,8 +189,10 @@ class Lisa:
             raise CheckpointError(f"the tokenizer has {len(self.parts.tokenizer)} tokens, the model only {rows}")
         if vision.image_size % vision.patch_size:
             raise ConfigError(f"patches of {vision.patch_size} pixels do not tile an image of {vision.image_size}")
-        if self.conversation.prompt.count(PLACEHOLDER) != 1:
-            raise ConfigError(f"the conversation's prompt must hold one {PLACEHOLDER}: {self.conversation.prompt!r}")
+        asked, told = self.conversation.prompt, self.conversation.reply
+        for template, slot in ((asked, PLACEHOLDER), (asked, "{question}"), (told, "{answer}")):
+            if template.count(slot) != 1:
+                raise ConfigError(f"the conversation's template {template!r} must hold one {slot}")
         if SEG not in self.answer:
             raise ConfigError(f"the answer {self.answer!r} holds no {SEG}")
 

@@ -252,6 +252,19 @@ def test_misspelt_settings_are_refused(build, setting):
         build(**{setting: "sge"})
 
 
+@pytest.mark.parametrize(
+    ("conversation", "missing"),
+    [
+        (Conversation(prompt="<s>{question}"), "<image>"),
+        (Conversation(prompt="<s><image>"), "{question}"),
+        (Conversation(reply="[SEG]</s>"), "{answer}"),
+    ],
+)
+def test_a_conversation_that_would_drop_image_question_or_answer_is_refused(build, conversation, missing):
+    with pytest.raises(ConfigError, match=f"must hold one {missing}"):
+        build(conversation=conversation)
+
+
 def test_settings_that_do_not_fit_the_model_are_refused(build, parts):
     with pytest.raises(ConfigError, match="layers 1 to 3 are not among the model's layers 0 to 2"):
         build(layers=(1, 3))
@@ -259,7 +272,5 @@ def test_settings_that_do_not_fit_the_model_are_refused(build, parts):
         build(answer="Sure.")
     with pytest.raises(ConfigError, match="batch must be 1 or more, not 0"):
         build(batch=0)
-    with pytest.raises(ConfigError, match="must hold one <image>"):
-        build(conversation=Conversation(prompt="<s>{question}"))
     with pytest.raises(CheckpointError, match="the model only 64"):
         Lisa.wrap(build_mllm(64), parts.connector, parts.tokenizer, layers=(0, 2))
