@@ -8,6 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from rea2seg import Rea2Seg
+from rea2seg.masks import iou
+from rea2seg.synth import SgdrSynth
 
 HERE = Path(__file__).parent
 
@@ -17,8 +19,10 @@ def main() -> None:
     question = (HERE / "scene.txt").read_text()
     ranking = pipe(HERE / "scene.png", question)
     print(question.strip())
+    truth = SgdrSynth("test").sample(0).truth  # the scene is the first of the test split
+    assert truth is not None
     for candidate, score in list(ranking)[:3]:
-        print(f"IoU {score}, found by {candidate.source}: {int(candidate.mask.sum())} pixels")
+        print(f"IoU: estimate {score}, truth {iou(candidate.mask, truth):.3f}; found by {candidate.source}")
     best = ranking.best
     if best is not None:
         Image.fromarray(best.mask.numpy()).save("best_mask.png")
