@@ -1,4 +1,4 @@
-"""Ask a question about a picture, keep the three best masks.
+"""Ask a question about a picture, look at the three best masks, keep the first as best_mask.png.
 
 python examples/segment_one_image.py
 """

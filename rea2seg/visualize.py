@@ -41,6 +41,8 @@ NARROWEST = 640
 """Width in pixels that a legend needs."""
 TILE, COLUMNS = 240, 5
 RADIUS = 13
+SPAN = 1e6
+"""The brightest attention over the darkest that still has a colour of its own, at most."""
 
 
 def overlay(query: Query, ranking: Ranking, top_k: int = 3) -> Image.Image:
@@ -87,8 +89,8 @@ def attention_map(
 ) -> Image.Image:
     """The prompt token's attention over a grey image, seed points as dots, those behind candidates ringed.
 
-    Colours run from the 2nd to the 98th percentile of what lies on the image, since single tokens often draw attention
-    that says nothing of it.
+    Colours are logarithmic, up to the most attended token: a few tokens draw nearly all attention, and a linear scale
+    would hide the others.
     """
     size, values = view_size(query.size), attention.detach().float().cpu()
     finite = bool(values.isfinite().all())
@@ -96,9 +98,8 @@ def attention_map(
     drawn = CellMap(cells.rows, cells.cols, cells.left * x, cells.top * y, cells.cell_width * x, cells.cell_height * y)
     seen = drawn.to_image(torch.full_like(values, float(finite)), size).numpy()
     on_image = drawn.to_image(values.nan_to_num(0, 0, 0), size).numpy()
-    inside = on_image[seen > 0]
-    low, high = np.percentile(inside, [2, 98]).tolist() if len(inside) else (0.0, 0.0)
-    level = np.clip((on_image - low) / max(high - low, 1e-12), 0, 1)
+    low, high = _ends(on_image[seen > 0])
+    level = np.log(np.clip(on_image, low, high) / low) / np.log(high / low)
     strength = (seen * (0.2 + 0.6 * level))[..., None]
     grey = luminance(picture_at(query.image, size)).astype(np.float32)
     page = Image.fromarray((grey * 0.9 * (1 - strength) + heat(level) * strength).round().astype(np.uint8))
@@ -108,7 +109,8 @@ def attention_map(
     for left, top in chosen:
         _ring(draw, left * x, top * y)
     width = max(size[1], NARROWEST)
-    note = "" if finite else "the attention holds numbers that are not finite: nothing to show"
+    nothing = "no attention lies on the image" if finite else "the attention holds numbers that are not finite"
+    note = "" if finite and on_image.any() else f"{nothing}: nothing to show"
     return stacked([headline(query.text, width), page, _heat_legend((low, high), bool((seen == 0).any()), note, width)])
 
 
@@ -174,6 +176,13 @@ def _ring(draw: ImageDraw.ImageDraw, x: float, y: float) -> None:
     draw.circle((x, y), 9, outline=ORANGE, width=3)
 
 
+def _ends(attention: Float[np.ndarray, " pixels"]) -> tuple[float, float]:
+    """What the darkest and the brightest colour stand for: always two positive numbers, the first smaller."""
+    high = max(float(attention.max(initial=0)), 1e-30)
+    low = float(np.percentile(attention, 2)) if len(attention) else 0.0
+    return float(np.clip(low, high / SPAN, high / 2)), high
+
+
 def _heat_legend(ends: tuple[float, float], hides: bool, note: str, width: int) -> Image.Image:
     strip = Image.new("RGB", (width, 60), PAPER)
     draw = ImageDraw.Draw(strip)
@@ -184,7 +193,7 @@ def _heat_legend(ends: tuple[float, float], hides: bool, note: str, width: int) 
     left = 110 + round(font(18).getlength(low))
     draw.text((0, 1), f"attention  {low}", INK, font(18))
     strip.paste(Image.fromarray(np.tile(heat(np.linspace(0, 1, 200)), (20, 1, 1))), (left, 2))
-    draw.text((left + 208, 1), high, INK, font(18))
+    draw.text((left + 208, 1), f"{high}  (logarithmic)", INK, font(18))
     _dot(draw, 8.0, 45.0)
     draw.text((24, 33), "seed point", INK, font(18))
     _dot(draw, 160.0, 45.0)

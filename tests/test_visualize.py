@@ -217,12 +217,16 @@ def test_attention_is_bright_where_it_is_high_and_absent_outside_the_view():
 
 
 def test_one_token_that_draws_all_attention_does_not_hide_the_rest():
-    attention = torch.full((16, 16), 0.001)
-    attention[8, 4:12] = 0.01
-    attention[0, 0] = 0.9  # a sink
-    page = attention_map(QUERY, attention, CellMap.stretched(SIZE, (16, 16)), torch.zeros(0, 2))
-    bright = np.asarray(page)[60:-90, :, :].astype(int)
-    assert (bright[..., 0] - bright[..., 2] > 100).sum() > 5 * (640 / 16) * (480 / 16)
+    plain = torch.full((16, 16), 0.001)
+    plain[0, 0] = 0.9  # a sink
+    with_row = plain.clone()
+    with_row[8, 4:12] = 0.01
+    pages = [
+        attention_map(QUERY, shown, CellMap.stretched(SIZE, (16, 16)), torch.zeros(0, 2)) for shown in (plain, with_row)
+    ]
+    before, after = (np.asarray(page).astype(int) for page in pages)
+    changed = np.abs(after - before).max(-1) > 10
+    assert changed.sum() == pytest.approx(8 * (640 / 16) * (480 / 16), rel=0.05)
 
 
 def test_seeds_are_dots_and_those_behind_candidates_are_ringed():
