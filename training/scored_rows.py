@@ -33,6 +33,8 @@ class ScoredRows:
             "train": [by_image[name] for place, name in enumerate(images) if place % 20],
             "val": [by_image[name] for place, name in enumerate(images) if not place % 20],
         }
+        if not all(self.images.values()):
+            raise InputError(f"{self.folder / ROWS} has two candidates or more in {len(images)} pictures: at least 2 must")
 
     def __call__(self, rng: np.random.Generator, count: int, split: str, masks: bool) -> Drawn:
         pictures = self.images[split]
