@@ -34,7 +34,8 @@ class ScoredRows:
             "val": [by_image[name] for place, name in enumerate(images) if not place % 20],
         }
         if not all(self.images.values()):
-            raise InputError(f"{self.folder / ROWS} has two candidates or more in {len(images)} pictures: at least 2 must")
+            told = f"two candidates or more in {len(images)} pictures: at least 2 must"
+            raise InputError(f"{self.folder / ROWS} has {told}")
 
     def __call__(self, rng: np.random.Generator, count: int, split: str, masks: bool) -> Drawn:
         pictures = self.images[split]

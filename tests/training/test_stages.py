@@ -194,6 +194,13 @@ def test_scored_rows_give_groups_of_their_candidates(work, rows):
     assert examples[0].masks == []
 
 
+def test_scored_rows_without_candidates_to_compare_are_refused(tmp_path, rows):
+    lonely = [row | {"candidates": row["candidates"][:1]} for row in rows]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lonely))
+    with pytest.raises(InputError, match="two candidates or more in 0 pictures: at least 2 must"):
+        ScoredRows(str(tmp_path))
+
+
 def test_scored_rows_are_a_share_of_the_pictures_with_masks():
     fresh, scored = (torch.full((3, 1, 1), value, dtype=torch.uint8) for value in (0, 1))
     mixed = Mixed(lambda *_: (fresh, []), lambda *_: (scored, []), share=0.25)
