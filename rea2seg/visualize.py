@@ -42,7 +42,7 @@ NARROWEST = 640
 TILE, COLUMNS = 240, 5
 RADIUS = 13
 SPAN = 1e6
-"""The brightest attention over the darkest that still has a colour of its own, at most."""
+"""The brightest attention over the darkest that still has a colour of its own, at most. Ours."""
 
 
 def overlay(query: Query, ranking: Ranking, top_k: int = 3) -> Image.Image:
@@ -177,7 +177,10 @@ def _ring(draw: ImageDraw.ImageDraw, x: float, y: float) -> None:
 
 
 def _ends(attention: Float[np.ndarray, " pixels"]) -> tuple[float, float]:
-    """What the darkest and the brightest colour stand for: always two positive numbers, the first smaller."""
+    """What the darkest and the brightest colour stand for: two positive numbers, the first smaller, even of nothing.
+
+    From the 2nd percentile (ours) on, so that a few tokens with next to none do not take up half of the scale.
+    """
     high = max(float(attention.max(initial=0)), 1e-30)
     low = float(np.percentile(attention, 2)) if len(attention) else 0.0
     return float(np.clip(low, high / SPAN, high / 2)), high
