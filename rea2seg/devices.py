@@ -1,8 +1,72 @@
-"""Where models run."""
+"""Where models run, and in what precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from torch import nn
 
-from rea2seg.errors import ConfigError
+from rea2seg.errors import ConfigError, require_choice
+
+Precision = Literal["float32", "bfloat16", "float16", "int8", "nf4"]
+Spread = Literal["auto", "balanced", "sequential"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the weights of a large model lie, and in what precision.
+
+    device: as in `chosen_device`. precision: `int8` and `nf4` quantise the language model with bitsandbytes. offload:
+    the weights wait in the CPU's memory and visit the device for the length of a call, so that two models which do not
+    fit together can take turns. device_map: one of accelerate's ways to spread a model over all GPUs of the machine.
+    """
+
+    device: str = "auto"
+    precision: Precision = "float32"
+    offload: bool = False
+    device_map: Spread | None = None
+
+    def __post_init__(self) -> None:
+        require_choice(Precision, precision=self.precision)
+        if self.device_map is not None:
+            require_choice(Spread, device_map=self.device_map)
+        if self.offload and (self.device_map is not None or self.precision == "int8"):
+            other = "int8" if self.precision == "int8" else f"device_map {self.device_map}"
+            raise ConfigError(f"offload moves whole models, which {other} does not allow: leave one of the two out")
+
+    @property
+    def quantised(self) -> bool:
+        """Whether bitsandbytes is needed."""
+        return self.precision in ("int8", "nf4")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, or of what is left of them in full beside quantised ones and of the arithmetic."""
+        if self.quantised:
+            return torch.bfloat16 if chosen_device(self.device) != "cpu" else torch.float32
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.precision]
+
+    @contextmanager
+    def present(self, *models: nn.Module) -> Iterator[None]:
+        """The models on their device for as long as the block lasts; without `offload` they are there anyway."""
+        if not self.offload:
+            yield
+            return
+        try:
+            for model in models:
+                model.to(chosen_device(self.device))
+            yield
+        finally:
+            for model in models:
+                model.to("cpu")
+
+
+HERE, ON_CPU = Placement(), Placement("cpu")
+"""In full precision, on the best device there is and on the CPU."""
 
 
 def chosen_device(name: str) -> str:

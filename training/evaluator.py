@@ -96,7 +96,7 @@ class EvaluatorStage(Stage):
         super().__init__(export, schedule)
         if rank and language is not None:
             raise ConfigError("an adapter goes on from `weights`; `language` belongs to the training of all layers")
-        self.model, self.tokenizer = load_internvl(Path(weights), None, "float32")
+        self.model, self.tokenizer = load_internvl(Path(weights))
         if rank:
             self.model = get_peft_model(
                 self.model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LANGUAGE_LAYERS)

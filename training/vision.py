@@ -190,7 +190,7 @@ class VisionStage(Stage):
             self.save: Callable[[Path], None] = parts.save
         else:
             if weights:
-                self.model = load_internvl(Path(weights), None, "float32").model
+                self.model = load_internvl(Path(weights)).model
             else:
                 self.model = small_internvl(tower, language, words, downsample)
             self.features = lambda pixels: self.model.get_image_features(pixel_values=pixels).pooler_output

@@ -1,74 +1,144 @@
-"""Weights from a folder: local, nothing in them executed, and every tensor must fit."""
+"""Models from tensors on disk: nothing in them executed, and every tensor must fit."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from torch import Tensor, nn
+from transformers import (
+    BitsAndBytesConfig,
+    LlamaTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2Tokenizer,
+)
 from transformers.utils import logging
 
-from rea2seg.errors import CheckpointError, reason
-
-Precision = Literal["float32", "bfloat16", "float16"]
+from rea2seg.checkpoints.stored import stored_tensors
+from rea2seg.devices import Placement, chosen_device
+from rea2seg.errors import CheckpointError, ConfigError, reason
 
 UNREADABLE = (OSError, RuntimeError, SafetensorError, StrictDataclassError, ValueError)
 """What transformers, PEFT and safetensors raise on missing and damaged files."""
 
+FULL = ["model.vision_tower", "model.multi_modal_projector", "model.visual", "lm_head"]
+"""The parts of LLaVA, InternVL and Qwen2.5-VL that stay in full precision where the language model is quantised."""
 
-def load_model(kind: Any, folder: Path, precision: Precision) -> Any:
-    """A model of a transformers class, as `save_pretrained` wrote it, in eval mode."""
+
+@dataclass(frozen=True, eq=False)
+class Blueprint:
+    """A transformers model that is described and not yet loaded: its config, and the tensors on disk that fill it.
+
+    `tensors` have the names of the model, or any that transformers itself converts; `stored_name` turns the model's
+    into those of the checkpoint, for messages.
+    """
+
+    kind: Any
+    config: Any
+    tensors: Mapping[str, Tensor]
+    source: Path
+    stored_name: Callable[[str], str] = str
+
+    def check(self) -> Any:
+        """The model without its weights (on the meta device), after every name and shape was found to fit."""
+        shapes = {name: tensor.to("meta") for name, tensor in self.tensors.items()}
+        return self._filled(shapes, device_map={"": "meta"})
+
+    def load(self, placement: Placement) -> Any:
+        """The model in eval mode, where and as precise as the placement says."""
+        self.check()
+        place = chosen_device(placement.device)
+        settings: dict[str, Any] = {"dtype": placement.dtype}
+        if placement.quantised:
+            settings["quantization_config"] = _quantisation(placement)
+        if placement.device_map is not None:
+            settings["device_map"] = placement.device_map
+        elif placement.quantised or not placement.offload:
+            settings["device_map"] = {"": place}
+        model = self._filled(self.tensors, **settings)
+        return model.to("cpu") if placement.offload else model
+
+    def _filled(self, tensors: Mapping[str, Tensor], **settings: Any) -> Any:
+        try:
+            with quiet():
+                model, report = self.kind.from_pretrained(
+                    None,
+                    config=self.config,
+                    state_dict=dict(tensors),
+                    ignore_mismatched_sizes=True,  # so that they are reported below, by name
+                    output_loading_info=True,
+                    **settings,
+                )
+        except UNREADABLE as error:
+            raise CheckpointError(f"{self.source} cannot be loaded as {self.kind.__name__}: {reason(error)}") from error
+        refuse_misfits(
+            self.source,
+            map(self.stored_name, report["missing_keys"]),
+            map(self.stored_name, report["unexpected_keys"]),
+            [_misshapen(self.stored_name(name), *shapes) for name, *shapes in report["mismatched_keys"]],
+        )
+        return model.eval()
+
+
+def native_blueprint(kind: Any, folder: Path) -> Blueprint:
+    """A model of a transformers class as `save_pretrained` wrote it."""
     _check_kind(kind.__name__, folder / "config.json")
     try:
-        with quiet():
-            model, report = kind.from_pretrained(
-                folder,
-                dtype=getattr(torch, precision),
-                local_files_only=True,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # so that they are reported below, by name
-                output_loading_info=True,
-            )
+        config = kind.config_class.from_pretrained(folder, local_files_only=True)
     except UNREADABLE as error:
-        raise CheckpointError(f"{folder} cannot be loaded as {kind.__name__}: {reason(error)}") from error
-    refuse_misfits(folder, report["missing_keys"], report["unexpected_keys"], report["mismatched_keys"])
-    return model.eval()
+        raise CheckpointError(f"{folder / 'config.json'} does not fit {kind.__name__}: {reason(error)}") from error
+    return Blueprint(kind, config, stored_tensors(folder), folder)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The fast tokenizer beside a model."""
-    if not (folder / "tokenizer.json").is_file():
-        raise CheckpointError(f"{folder} has no tokenizer.json: save the tokenizer beside the model")
+    """The tokenizer beside a model: `tokenizer.json`, or the files of older ones, from which a fast one is made."""
+    kinds: list[tuple[str, Any]] = [
+        ("tokenizer.json", PreTrainedTokenizerFast),
+        ("tokenizer.model", LlamaTokenizer),
+        ("vocab.json", Qwen2Tokenizer),
+    ]
+    kind = next((kind for file, kind in kinds if (folder / file).is_file()), None)
+    if kind is None:
+        names = ", ".join(file for file, _ in kinds)
+        raise CheckpointError(f"{folder} has no tokenizer ({names}): save the tokenizer beside the model")
     try:
-        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        with quiet():
+            return kind.from_pretrained(folder, local_files_only=True)
+    except ImportError as error:
+        raise ConfigError(f"the tokenizer in {folder} needs {reason(error)}") from error
     except UNREADABLE as error:
         raise CheckpointError(f"the tokenizer in {folder} cannot be loaded: {reason(error)}") from error
 
 
-def load_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file."""
+def read_json(file: Path) -> dict[str, Any]:
+    """The table in a JSON file, such as a model's config."""
     try:
-        tensors: dict[str, torch.Tensor] = load_file(file)
-    except UNREADABLE as error:
-        raise CheckpointError(f"{file} cannot be read as safetensors: {reason(error)}") from error
-    return tensors
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read as JSON: {reason(error)}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file} is not a table of values")
+    return values
 
 
-def fill(module: nn.Module, file: Path) -> None:
-    """Put the tensors of a safetensors file into a module, whose own they must be by name and shape."""
-    own, stored = module.state_dict(), load_tensors(file)
+def fill(module: nn.Module, source: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
+    """Put tensors into a module, whose own they must be by name and shape: all of `source`, unless they are given."""
+    own, stored = module.state_dict(), stored_tensors(source) if tensors is None else tensors
     shared = own.keys() & stored.keys()
-    misshapen = [name for name in shared if own[name].shape != stored[name].shape]
-    refuse_misfits(file, own.keys() - shared, stored.keys() - shared, misshapen)
+    misshapen = [
+        _misshapen(name, stored[name].shape, own[name].shape)
+        for name in shared
+        if own[name].shape != stored[name].shape
+    ]
+    refuse_misfits(source, own.keys() - shared, stored.keys() - shared, misshapen)
     module.load_state_dict(stored)
 
 
@@ -82,7 +152,9 @@ def refuse_misfits(
             more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
             faults.append(f"{fault} tensors: {', '.join(listed[:3])}{more}")
     if faults:
-        raise CheckpointError(f"{source} has {'; '.join(faults)}")
+        raise CheckpointError(
+            f"{source} has {'; '.join(faults)}: download it again, or name the config that is made for it"
+        )
 
 
 @contextmanager
@@ -101,10 +173,29 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _check_kind(name: str, file: Path) -> None:
+def _quantisation(placement: Placement) -> BitsAndBytesConfig:
     try:
-        built_for = json.loads(file.read_text(encoding="utf-8")).get("architectures")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{file} is not the config of a model: {reason(error)}") from error
+        import bitsandbytes  # noqa: F401  # only now: it is an extra
+    except ImportError as error:
+        raise ConfigError(
+            f"precision {placement.precision} needs bitsandbytes: pip install 'rea2seg[quant]'"
+        ) from error
+    if placement.precision == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=FULL)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=placement.dtype,
+        llm_int8_skip_modules=FULL,
+    )
+
+
+def _misshapen(name: str, found: Iterable[int], wanted: Iterable[int]) -> str:
+    return f"{name} {list(found)} instead of {list(wanted)}"
+
+
+def _check_kind(name: str, file: Path) -> None:
+    built_for = read_json(file).get("architectures")
     if built_for != [name]:
         raise CheckpointError(f"{file} is made for {built_for}, not for {name} in transformers' native layout")

@@ -22,8 +22,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from rea2seg.checkpoints.strict import Precision
-from rea2seg.devices import chosen_device
+from rea2seg.devices import HERE, Placement
 from rea2seg.errors import CheckpointError, ConfigError, require_choice
 from rea2seg.evaluators.decoding import Memory, Reply, think, write_scores
 from rea2seg.evaluators.prompts import EvaluatorTemplate, piece_ids, prefix_ids, suffix_ids
@@ -77,13 +76,12 @@ class InternVL:
         image_side: int = 448,
         mask_side: int = 448,
         max_reasoning_tokens: int = 256,  # ours
-        device: str = "auto",
-        precision: Precision = "float32",
+        placement: Placement = HERE,
     ) -> None:
         require_choice(Readout, readout=readout)
         if not isinstance(weights, Parts):
-            weights = load_internvl(Path(weights), Path(adapter) if adapter else None, precision)
-            weights.model.to(chosen_device(device))
+            weights = load_internvl(Path(weights), Path(adapter) if adapter else None, placement)
+        self.placement = placement
         self.model, self.tokenizer = weights
         self.reasoning, self.readout, self.max_reasoning_tokens = reasoning, readout, max_reasoning_tokens
         self.template = template or EvaluatorTemplate()
@@ -105,8 +103,10 @@ class InternVL:
     @torch.inference_mode()
     def score(self, query: Query, groups: Sequence[Sequence[Candidate]]) -> list[list[Score]]:
         """One score for each candidate of each group, all groups in one batch."""
-        if not groups:
-            return []
+        with self.placement.present(self.model):
+            return self._score(query, groups) if groups else []
+
+    def _score(self, query: Query, groups: Sequence[Sequence[Candidate]]) -> list[list[Score]]:
         masks = torch.stack([candidate.mask for group in groups for candidate in group])
         prefix, features = self._read(query), self._features(mask_pixels(masks, self.mask_side))
         memory = Memory(self.model, prefix, len(groups), features)

@@ -9,7 +9,8 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerBase
 
-from rea2seg.checkpoints.strict import UNREADABLE, Precision, load_model, load_tokenizer, quiet, refuse_misfits
+from rea2seg.checkpoints.strict import UNREADABLE, load_tokenizer, native_blueprint, quiet, refuse_misfits
+from rea2seg.devices import ON_CPU, Placement
 from rea2seg.errors import CheckpointError, reason
 
 
@@ -20,9 +21,10 @@ class Parts(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
 
 
-def load_internvl(folder: Path, adapter: Path | None, precision: Precision) -> Parts:
+def load_internvl(folder: Path, adapter: Path | None = None, placement: Placement = ON_CPU) -> Parts:
     """The model in eval mode, an adapter merged into it, and the tokenizer beside it."""
-    model, tokenizer = load_model(InternVLForConditionalGeneration, folder, precision), load_tokenizer(folder)
+    model = native_blueprint(InternVLForConditionalGeneration, folder).load(placement)
+    tokenizer = load_tokenizer(folder)
     return Parts((_merged(model, adapter) if adapter else model).eval(), tokenizer)
 
 

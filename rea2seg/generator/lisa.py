@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
-from rea2seg.checkpoints.strict import Precision
-from rea2seg.devices import chosen_device
+from rea2seg.devices import HERE, Placement
 from rea2seg.errors import CheckpointError, ConfigError, require_choice, require_positive
 from rea2seg.generator.attention import enable, probe, prompt_attention
 from rea2seg.generator.llava import (
@@ -70,14 +69,14 @@ class Lisa:
         geometry: Geometry = "crop",
         max_new_tokens: int = 128,  # ours
         batch: int = 8,  # ours
-        device: str = "auto",
-        precision: Precision = "float32",
+        placement: Placement = HERE,
     ) -> None:
         require_choice(Row, row=row)
         require_choice(Mode, mode=mode)
         require_choice(Geometry, geometry=geometry)
         require_positive(batch=batch, max_new_tokens=max_new_tokens)
-        self.parts = weights if isinstance(weights, Parts) else load(Path(weights), precision)
+        self.parts = weights if isinstance(weights, Parts) else load(Path(weights), placement)
+        self.placement = placement
         self.conversation = conversation or Conversation()
         self.row, self.mode, self.answer, self.geometry = row, mode, answer, geometry
         self.max_new_tokens, self.batch = max_new_tokens, batch
@@ -87,9 +86,6 @@ class Lisa:
         self.side, self.grid = vision.image_size, vision.image_size // vision.patch_size
         self._check()
         enable(self.parts.mllm)
-        if not isinstance(weights, Parts):
-            self.parts.mllm.to(chosen_device(device))
-            self.parts.connector.to(chosen_device(device))
 
     @classmethod
     def wrap(
@@ -105,8 +101,10 @@ class Lisa:
     @torch.no_grad()
     def ground(self, queries: Sequence[Query]) -> list[Grounding]:
         """Grounds the queries in batches; an image shared by several of them (the same object) is encoded once."""
-        if not queries:
-            return []
+        with self.placement.present(self.parts.mllm, self.parts.connector):
+            return self._ground_all(queries) if queries else []
+
+    def _ground_all(self, queries: Sequence[Query]) -> list[Grounding]:
         distinct = {id(query.image): query.image for query in queries}
         pixels = torch.stack([clip_pixels(image, self.side, self.geometry) for image in distinct.values()])
         seen = image_features(self.parts.mllm, pixels.to(self.parts.mllm.device))

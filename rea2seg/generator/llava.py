@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LlavaForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from rea2seg.checkpoints.strict import Precision, fill, load_model, load_tensors, load_tokenizer, quiet
+from rea2seg.checkpoints.stored import stored_tensors
+from rea2seg.checkpoints.strict import fill, load_tokenizer, native_blueprint, quiet
+from rea2seg.devices import ON_CPU, Placement
 from rea2seg.generator.tokens import IMAGE
 from rea2seg.geometry import CellMap
 from rea2seg.images import to_picture
@@ -38,13 +40,9 @@ class Connector(nn.Module):
         self.text_hidden_fcs = nn.ModuleList([layers])
 
     def forward(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n out"]:
-        projected: Tensor = self.text_hidden_fcs[0](hidden.to(self.dtype))
+        # The weights may be more precise than the MLLM's, and on another device than its last layer.
+        projected: Tensor = self.text_hidden_fcs[0](hidden.to(next(self.parameters())))
         return projected
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the weights, which may exceed the MLLM's."""
-        return next(self.parameters()).dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +62,13 @@ class Parts:
         save_file(state, folder / "connector.safetensors")
 
 
-def load(folder: Path, precision: Precision = "float32") -> Parts:
+def load(folder: Path, placement: Placement = ON_CPU) -> Parts:
     """Reads the native layout: LLaVA's files, `connector.safetensors`, a fast tokenizer. Every tensor must fit."""
-    mllm, tokenizer = load_model(LlavaForConditionalGeneration, folder, precision), load_tokenizer(folder)
+    mllm, tokenizer = native_blueprint(LlavaForConditionalGeneration, folder).load(placement), load_tokenizer(folder)
     # Vicuna's checkpoints carry a temperature and penalties, which `generate` would mix into any setting of ours.
     mllm.generation_config = GenerationConfig()
     file = folder / "connector.safetensors"
-    out = len(load_tensors(file).get("text_hidden_fcs.0.2.weight", ()))
+    out = len(stored_tensors(file).get("text_hidden_fcs.0.2.weight", ()))
     connector = Connector(mllm.config.text_config.hidden_size, out)
     fill(connector, file)
     return Parts(mllm, connector.eval(), tokenizer)

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from transformers import InternVLForConditionalGeneration
 from transformers.utils import logging
 
-from rea2seg.checkpoints.strict import fill, load_model, quiet
+from rea2seg.checkpoints.strict import fill, native_blueprint, quiet
+from rea2seg.devices import ON_CPU
 from rea2seg.errors import CheckpointError
 from rea2seg.evaluators.weights import load_internvl
 from tests.evaluators.conftest import byte_level_tokenizer, tiny_internvl
@@ -21,8 +22,9 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
     save_file({"weigth": torch.zeros(3, 2), "bias": torch.zeros(1)}, tmp_path / "layer.safetensors")
     with pytest.raises(CheckpointError) as error:
         fill(layer, tmp_path / "layer.safetensors")
-    faults = "missing tensors: weight; unexpected tensors: weigth; mismatched tensors: bias"
-    assert str(error.value) == f"{tmp_path / 'layer.safetensors'} has {faults}"
+    faults = "missing tensors: weight; unexpected tensors: weigth; mismatched tensors: bias [1] instead of [3]"
+    told = f"{tmp_path / 'layer.safetensors'} has {faults}: download it again, or name the config that is made for it"
+    assert str(error.value) == told
 
 
 def test_loading_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -36,7 +38,7 @@ def test_loading_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     capfd.readouterr()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        load_internvl(tmp_path, tmp_path / "adapter", "float32")
+        load_internvl(tmp_path, tmp_path / "adapter")
     assert capfd.readouterr() == ("", "")
 
 
@@ -47,7 +49,7 @@ def test_a_checkpoint_with_faults_is_told_by_the_error_alone(tmp_path: Path, cap
     save_file({"surplus": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     capfd.readouterr()
     with pytest.raises(CheckpointError, match=r"missing tensors: .* more; unexpected tensors: surplus"):
-        load_model(InternVLForConditionalGeneration, tmp_path, "float32")
+        native_blueprint(InternVLForConditionalGeneration, tmp_path).load(ON_CPU)
     assert capfd.readouterr() == ("", "")
 
 

@@ -5,6 +5,7 @@ from peft import LoraConfig, get_peft_model
 from torch.testing import assert_close
 from transformers import GenerationConfig
 
+from rea2seg.devices import ON_CPU
 from rea2seg.errors import CheckpointError, ConfigError
 from rea2seg.generator.attention import probe
 from rea2seg.generator.lisa import Lisa
@@ -122,7 +123,7 @@ def test_sampling_settings_saved_with_a_model_do_not_matter(build, parts, tmp_pa
     )
     parts.save(tmp_path)
     settings = {"conversation": SHORT, "layers": (0, 2), "answer": "[SEG]", "max_new_tokens": 6, "mode": "generate"}
-    lisa = Lisa(tmp_path, **settings, device="cpu")
+    lisa = Lisa(tmp_path, **settings, placement=ON_CPU)
     parts.mllm.generation_config = GenerationConfig()
     for one, other in zip(lisa.ground(QUERIES), build(mode="generate").ground(QUERIES), strict=True):
         assert_same(one, other)
@@ -235,7 +236,7 @@ generator:
     conversation: {{prompt: "<s><im_start><image><im_end>{{question}}", reply: "\\n{{answer}}</s>"}}
     layers: [0, 2]
     answer: "[SEG]"
-    device: cpu
+    placement: {{device: cpu}}
 """
     )
     parser = jsonargparse.ArgumentParser()

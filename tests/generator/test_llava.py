@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from rea2seg.devices import Placement
 from rea2seg.errors import CheckpointError
 from rea2seg.generator.llava import Parts, cell_map, clip_pixels, embed, image_features, load
 from rea2seg.generator.tokens import IMAGE
@@ -127,8 +128,9 @@ def test_tied_embeddings_stay_tied_and_are_not_missed(parts, tmp_path):
 def test_half_precision_weights_load_in_the_precision_asked_for(parts, tmp_path):
     Parts(parts.mllm.half(), parts.connector.half(), parts.tokenizer).save(tmp_path)
     assert load(tmp_path).mllm.dtype == torch.float32
-    assert load(tmp_path, "bfloat16").mllm.dtype == torch.bfloat16
-    assert load(tmp_path, "bfloat16").connector.dtype == torch.float32
+    half = load(tmp_path, Placement("cpu", "bfloat16"))
+    assert half.mllm.dtype == torch.bfloat16
+    assert {weight.dtype for weight in half.connector.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "connector.safetensors"])

@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from rea2seg.devices import ON_CPU
 from rea2seg.errors import InputError
 from rea2seg.evaluators.internvl import InternVL
 from rea2seg.evaluators.prompts import SHORT, EvaluatorTemplate
@@ -66,7 +67,9 @@ def rows(work):
 
 def test_every_stage_writes_what_the_library_loads(work):
     sam = Sam(work / "segmenter/weights", work / "generator/weights/mask_decoder.safetensors")
-    lisa = Lisa(work / "generator/weights", CONVERSATION, layers=(3, 4), answer="[SEG]", geometry="pad", device="cpu")
+    lisa = Lisa(
+        work / "generator/weights", CONVERSATION, layers=(3, 4), answer="[SEG]", geometry="pad", placement=ON_CPU
+    )
     adapter = work / "evaluator_stage2/weights"
     InternVL(work / "evaluator_stage1/weights", adapter, image_side=64, mask_side=32)
     image = torch.zeros(3, 40, 60, dtype=torch.uint8)
@@ -113,8 +116,8 @@ def test_stage_2_is_an_adapter_of_the_language_layers(work):
     assert all(".language_model.layers." in name for name in adapter)
     assert len(adapter) == 9 * 7 * 2  # Nine layers of seven projections, two matrices each.
     assert any(value.any() for name, value in adapter.items() if "lora_B" in name)
-    plain, _ = load_internvl(work / "evaluator_stage1/weights", None, "float32")
-    merged, _ = load_internvl(work / "evaluator_stage1/weights", work / "evaluator_stage2/weights", "float32")
+    plain, _ = load_internvl(work / "evaluator_stage1/weights")
+    merged, _ = load_internvl(work / "evaluator_stage1/weights", work / "evaluator_stage2/weights")
     moved = {name for name, value in plain.state_dict().items() if not value.equal(merged.state_dict()[name])}
     assert len(moved) == 9 * 7
 

@@ -1,0 +1,157 @@
+"""Tensors as they lie on disk: mapped into memory, so that names and shapes cost nothing and bytes are read on use."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rea2seg.errors import CheckpointError, reason
+
+SINGLE = ("model.safetensors", "pytorch_model.bin")
+ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
+_SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})(\.safetensors|\.bin)")
+_WRAPPER = "model"
+"""The key under which SAM 2's files hold all tensors."""
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """Which tensor of a checkpoint is which of the model's.
+
+    prefixes: (in the checkpoint, in the model); the first that fits is exchanged, and a name that none fits is kept.
+    unused: regular expressions of names that carry nothing the model needs.
+    """
+
+    prefixes: tuple[tuple[str, str], ...] = ()
+    unused: tuple[str, ...] = ()
+
+    def native(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors under the model's names."""
+        used = (name for name in stored if not any(re.fullmatch(pattern, name) for pattern in self.unused))
+        return {_exchanged(name, self.prefixes): stored[name] for name in used}
+
+    def stored(self, native: str) -> str:
+        """What the checkpoint calls a tensor of the model, for messages."""
+        return _exchanged(native, [(own, theirs) for theirs, own in self.prefixes])
+
+
+def under(prefix: str, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix)}
+
+
+def without(prefixes: tuple[str, ...], stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with none of the prefixes."""
+    return {name: tensor for name, tensor in stored.items() if not name.startswith(prefixes)}
+
+
+def stored_tensors(place: Path) -> dict[str, Tensor]:
+    """All tensors of a file (safetensors, or a pickle of plain tensors), or of the one set of weights in a folder.
+
+    Raises `CheckpointError` where files are missing, damaged, or hold anything but tensors.
+    """
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(place):
+        tensors |= _read(file)
+    return tensors
+
+
+def weight_files(place: Path) -> list[Path]:
+    """The files with the weights: the file itself; or, under their usual names, a folder's single file or its shards."""
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise CheckpointError(f"{place} does not exist: name a folder with weights, or a file of them")
+    indexes = [place / f"{name}.index.json" for name in SINGLE]
+    for index in indexes:
+        if index.is_file():
+            return _whole(place, _named_by(index), f"{index.name} names")
+    singles = [place / name for name in SINGLE if (place / name).is_file()]
+    if singles:
+        return singles[:1]
+    if shards := _shards(place):
+        return _whole(place, shards, "the names of the others count")
+    raise CheckpointError(f"{place} holds neither {' nor '.join(SINGLE)}, whole or in shards: download the weights")
+
+
+def _named_by(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is not the index of a sharded checkpoint: download it again") from error
+
+
+def _shards(folder: Path) -> list[str]:
+    """All names of a set of shards of which one is there."""
+    for path in sorted(folder.iterdir()):
+        if found := _SHARD.fullmatch(path.name):
+            stem, count, ending = found.groups()
+            return [f"{stem}-{number:05}-of-{count}{ending}" for number in range(1, int(count) + 1)]
+    return []
+
+
+def _whole(folder: Path, names: Iterable[str], told: str) -> list[Path]:
+    files = [folder / name for name in names]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which {told}: download what is missing")
+    return files
+
+
+def only_file(place: Path) -> Path:
+    """The file itself, or the only one of a folder that can hold weights, whatever its name (SAM's)."""
+    if not place.is_dir():
+        return place
+    found = sorted(path for path in place.iterdir() if path.suffix in ENDINGS)
+    if not found:
+        raise CheckpointError(f"{place} holds no weights: none of its files ends in {', '.join(ENDINGS)}")
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise CheckpointError(f"{place} holds several weights ({names}): name one of the files")
+    return found[0]
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            mapped: dict[str, Tensor] = load_file(file)
+            return mapped
+        # Only the format of torch since 1.6 can be mapped.
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except UnpicklingError as error:
+        # torch's own words recommend to load it all the same.
+        raise CheckpointError(
+            f"{file} is a pickle of more than tensors, or damaged, and is not read: get the weights as safetensors"
+        ) from error
+    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
+        raise CheckpointError(f"{file} is damaged or cut off: download it again ({_first(error)})") from error
+    return _plain(file, content)
+
+
+def _plain(file: Path, content: Any) -> dict[str, Tensor]:
+    if isinstance(content, Mapping) and isinstance(content.get(_WRAPPER), Mapping):
+        content = content[_WRAPPER]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{file} is not a table of tensors: name the weights of a model, not of a training")
+    return {str(name): value for name, value in content.items()}
+
+
+def _first(error: BaseException) -> str:
+    return reason(error).split(". ")[0][:120]
+
+
+def _exchanged(name: str, prefixes: Iterable[tuple[str, str]]) -> str:
+    for old, new in prefixes:
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
