@@ -68,7 +68,7 @@ def stored_tensors(place: Path) -> dict[str, Tensor]:
 
 
 def weight_files(place: Path) -> list[Path]:
-    """The files with the weights: the file itself; or, under their usual names, a folder's single file or its shards."""
+    """The files with the weights: the file itself; or, by their usual names, a folder's single file or its shards."""
     if place.is_file():
         return [place]
     if not place.is_dir():

@@ -398,7 +398,7 @@ def test_a_folder_that_is_no_evaluator_is_refused(
         InternVL(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="holds neither model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"holds neither model\.safetensors"):
         InternVL(tmp_path)
 
 
