@@ -103,7 +103,7 @@ class EvaluatorStage(Stage):
             )
         self.base = self.model.get_base_model() if rank else self.model
         if language is not None:
-            take_over_language(self.base.model.language_model, load(Path(language)).mllm.get_decoder())
+            take_over_language(self.base.model.language_model, load(language).mllm.get_decoder())
         text = self.base.config.text_config
         self.guidance = None if rank else Guidance(text.hidden_size, text.num_hidden_layers, guided)
         enable(self.base)

@@ -22,11 +22,12 @@ from safetensors.torch import save_file
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
+from rea2seg.checkpoints.sam import SamConfig, build_decoder, load_sam
 from rea2seg.checkpoints.strict import fill
 from rea2seg.generator.attention import enable, probe
 from rea2seg.generator.llava import embed, image_features, last_hidden, load
 from rea2seg.generator.tokens import SEG, Conversation
-from rea2seg.segmenters.sam import SamConfig, build_decoder, decode_prompts, load_sam
+from rea2seg.segmenters.sam import decode_prompts
 from rea2seg.structures import Prompt
 from rea2seg.synth.queries import CATEGORIES
 from rea2seg.text import control_id
@@ -128,7 +129,7 @@ class GeneratorStage(Stage):
     ) -> None:
         super().__init__(export, schedule)
         self.layers, self.mention_layers, self.masks_from, self.masked = layers, mention_layers, masks_from, masked
-        parts, self.sam = load(Path(weights)), load_sam(Path(segmenter)).requires_grad_(False)
+        parts, self.sam = load(weights), load_sam(Path(segmenter)).requires_grad_(False)
         self.mllm, self.connector, self.parts = parts.mllm, parts.connector, parts
         self.decoder: MaskDecoder = build_decoder(SamConfig.read(Path(segmenter) / "config.json"))
         self.decoder.load_state_dict(self.sam.mask_decoder.state_dict())

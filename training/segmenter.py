@@ -17,8 +17,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from rea2seg.checkpoints.sam import WEIGHTS, SamConfig, build_sam, save_sam
 from rea2seg.checkpoints.strict import fill
-from rea2seg.segmenters.sam import WEIGHTS, SamConfig, build_sam, decode_prompts, save_sam
+from rea2seg.segmenters.sam import decode_prompts
 from rea2seg.structures import Prompt
 from training.batches import Stream
 from training.losses import at_lattice, lattice_iou, mask_dice, mask_focal

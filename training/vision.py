@@ -185,7 +185,7 @@ class VisionStage(Stage):
         words = load_tokenizer(tokenizer)
         self.features: Callable[[Tensor], Tensor]
         if family == "generator":
-            parts = load(Path(weights)) if weights else small_llava(tower, language, words, prompt_width)
+            parts = load(weights) if weights else small_llava(tower, language, words, prompt_width)
             self.model, self.features = parts.mllm, partial(llava_features, parts.mllm)
             self.save: Callable[[Path], None] = parts.save
         else:
@@ -195,7 +195,7 @@ class VisionStage(Stage):
                 self.model = small_internvl(tower, language, words, downsample)
             self.features = lambda pixels: self.model.get_image_features(pixel_values=pixels).pooler_output
             self.save = partial(save_internvl, self.model, words)
-        self.teacher = load(Path(teacher)).mllm.requires_grad_(False) if teacher else None
+        self.teacher = load(teacher).mllm.requires_grad_(False) if teacher else None
         self.sees_as_clip = family == "generator"
         if self.teacher is not None and not (self.sees_as_clip or weights):
             take_over_tower(self.model, self.teacher)

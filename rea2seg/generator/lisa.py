@@ -50,7 +50,8 @@ class _Exchange:
 class Lisa:
     """The Generator seat on a LLaVA with a connector (LISA, READ, Rea2Seg-LLaVA, and the small embedded model).
 
-    `weights`: a folder in the layout of `rea2seg.generator.llava.load`, or live modules, which stay where they are.
+    `weights`: a folder in one of the layouts of `rea2seg.checkpoints.lisa`, or live modules, which stay where they are.
+    `vision_tower`: a folder with the CLIP that public checkpoints leave out.
     `layers` is the inclusive range, counted from 0, whose attention is averaged; the paper's "14 to 30" for LLaVA does
     not say from what it counts. `row` chooses the attention row; the prompt embedding always comes from the predictor.
     `mode`: `teacher` puts `answer` in the MLLM's mouth, `generate` lets it answer and falls back on `answer` where it
@@ -69,13 +70,14 @@ class Lisa:
         geometry: Geometry = "crop",
         max_new_tokens: int = 128,  # ours
         batch: int = 8,  # ours
+        vision_tower: str | Path | None = None,
         placement: Placement = HERE,
     ) -> None:
         require_choice(Row, row=row)
         require_choice(Mode, mode=mode)
         require_choice(Geometry, geometry=geometry)
         require_positive(batch=batch, max_new_tokens=max_new_tokens)
-        self.parts = weights if isinstance(weights, Parts) else load(Path(weights), placement)
+        self.parts = weights if isinstance(weights, Parts) else load(weights, placement, vision_tower)
         self.placement = placement
         self.conversation = conversation or Conversation()
         self.row, self.mode, self.answer, self.geometry = row, mode, answer, geometry

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LlavaForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from rea2seg.checkpoints.stored import stored_tensors
-from rea2seg.checkpoints.strict import fill, load_tokenizer, native_blueprint, quiet
+from rea2seg.checkpoints.lisa import lisa_plan
+from rea2seg.checkpoints.strict import fill, quiet
 from rea2seg.devices import ON_CPU, Placement
 from rea2seg.generator.tokens import IMAGE
 from rea2seg.geometry import CellMap
@@ -62,16 +62,16 @@ class Parts:
         save_file(state, folder / "connector.safetensors")
 
 
-def load(folder: Path, placement: Placement = ON_CPU) -> Parts:
-    """Reads the native layout: LLaVA's files, `connector.safetensors`, a fast tokenizer. Every tensor must fit."""
-    mllm, tokenizer = native_blueprint(LlavaForConditionalGeneration, folder).load(placement), load_tokenizer(folder)
+def load(folder: str | Path, placement: Placement = ON_CPU, vision_tower: str | Path | None = None) -> Parts:
+    """Reads one of the layouts of `rea2seg.checkpoints.lisa`; every tensor must fit."""
+    plan = lisa_plan(Path(folder), Path(vision_tower) if vision_tower else None)
+    mllm = plan.mllm.load(placement)
     # Vicuna's checkpoints carry a temperature and penalties, which `generate` would mix into any setting of ours.
     mllm.generation_config = GenerationConfig()
-    file = folder / "connector.safetensors"
-    out = len(stored_tensors(file).get("text_hidden_fcs.0.2.weight", ()))
+    out = len(plan.connector.get("text_hidden_fcs.0.2.weight", ()))
     connector = Connector(mllm.config.text_config.hidden_size, out)
-    fill(connector, file)
-    return Parts(mllm, connector.eval(), tokenizer)
+    fill(connector, plan.source, plan.connector)
+    return Parts(mllm, connector.eval().to(mllm.device), plan.tokenizer)
 
 
 def clip_pixels(image: UInt8[Tensor, "3 h w"], side: int, geometry: Geometry) -> Float[Tensor, "3 side side"]:

@@ -7,122 +7,28 @@ keeps one pixel of it.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from safetensors.torch import save_file
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling import MaskDecoder, PromptEncoder
 from segment_anything.modeling import Sam as SamModel
-from torch import Tensor, nn
+from torch import Tensor
 
-from rea2seg.checkpoints.strict import fill
+from rea2seg.checkpoints.sam import load_decoder, load_sam, sam_plan
 from rea2seg.devices import chosen_device
-from rea2seg.errors import CheckpointError, reason, require_positive
+from rea2seg.errors import require_choice, require_positive
 from rea2seg.geometry import Canvas
 from rea2seg.images import to_picture
 from rea2seg.structures import Embedding, Images, Masks, Prompt
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+TokenMasks = Literal["all", "single"]
 SINGLE, MULTI = range(1), range(1, 4)
 """The mask tokens of SAM: 0 answers an unambiguous prompt, 1 to 3 the readings of an ambiguous one."""
-
-
-@dataclass(frozen=True)
-class SamConfig:
-    """The numbers of SAM's architecture; the defaults are upstream's ViT-B."""
-
-    image_size: int = 1024
-    patch_size: int = 16
-    encoder_width: int = 768
-    encoder_depth: int = 12
-    encoder_heads: int = 12
-    encoder_window: int = 14
-    encoder_global_blocks: tuple[int, ...] = (2, 5, 8, 11)
-    channels: int = 256
-    mask_channels: int = 16
-    decoder_depth: int = 2
-    decoder_heads: int = 8
-    decoder_mlp: int = 2048
-    iou_depth: int = 3
-    iou_width: int = 256
-
-    @classmethod
-    def read(cls, path: Path) -> SamConfig:
-        """The config in a JSON file, which must name every number and no others."""
-        try:
-            values = json.loads(path.read_text())
-            values["encoder_global_blocks"] = tuple(values["encoder_global_blocks"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(f"{path} is not the config of a SAM: {reason(error)}") from error
-        if wrong := values.keys() ^ {field.name for field in fields(cls)}:
-            raise CheckpointError(f"{path} has missing or unknown keys: {', '.join(sorted(wrong))}")
-        return cls(**values)
-
-
-VIT_B = SamConfig()
-VIT_L = replace(VIT_B, encoder_width=1024, encoder_depth=24, encoder_heads=16, encoder_global_blocks=(5, 11, 17, 23))
-VIT_H = replace(VIT_B, encoder_width=1280, encoder_depth=32, encoder_heads=16, encoder_global_blocks=(7, 15, 23, 31))
-
-
-def build_sam(config: SamConfig) -> SamModel:
-    """A SAM of that architecture with fresh weights, in eval mode."""
-    grid = config.image_size // config.patch_size
-    encoder = ImageEncoderViT(
-        img_size=config.image_size,
-        patch_size=config.patch_size,
-        embed_dim=config.encoder_width,
-        depth=config.encoder_depth,
-        num_heads=config.encoder_heads,
-        window_size=config.encoder_window,
-        global_attn_indexes=config.encoder_global_blocks,
-        out_chans=config.channels,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-    )
-    prompts = PromptEncoder(
-        embed_dim=config.channels,
-        image_embedding_size=(grid, grid),
-        input_image_size=(config.image_size, config.image_size),
-        mask_in_chans=config.mask_channels,
-    )
-    return SamModel(encoder, prompts, build_decoder(config)).eval()
-
-
-def build_decoder(config: SamConfig) -> MaskDecoder:
-    """A mask decoder alone, with fresh weights."""
-    transformer = TwoWayTransformer(
-        depth=config.decoder_depth,
-        embedding_dim=config.channels,
-        num_heads=config.decoder_heads,
-        mlp_dim=config.decoder_mlp,
-    )
-    return MaskDecoder(
-        transformer_dim=config.channels,
-        transformer=transformer,
-        iou_head_depth=config.iou_depth,
-        iou_head_hidden_dim=config.iou_width,
-    )
-
-
-def load_sam(folder: Path) -> SamModel:
-    """The SAM stored in a folder by `save_sam`."""
-    model = build_sam(SamConfig.read(folder / CONFIG))
-    fill(model, folder / WEIGHTS)
-    return model
-
-
-def save_sam(model: SamModel, config: SamConfig, folder: Path) -> None:
-    """Write `config.json` and `model.safetensors`, with upstream's names of the tensors."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(asdict(config), indent=2) + "\n")
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
 
 
 def resized_shape(size: tuple[int, int], side: int) -> tuple[int, int]:
@@ -194,31 +100,45 @@ def decode_prompts(
 class Sam:
     """SAM in the segmenter's seat.
 
-    weights: a folder with `config.json` and `model.safetensors`. token_decoder: a safetensors file with a second mask
-    decoder for prompts that carry a raw token, such as the one fine-tuned inside a LISA checkpoint; the stock decoder
-    by default. batch: images encoded together; 4 is ours, as ViT-H holds 1 GB of attention for each at a time.
+    weights: what `load_sam` takes. token_decoder: a second mask decoder for prompts that carry a raw token, such as the
+    one fine-tuned inside a LISA checkpoint (see `load_decoder`); the stock decoder by default. token_masks: which masks
+    of such prompts it decodes, `all`, or `single` and leaves the three of a multi-mask prompt, which LISA's loss never
+    saw, to the stock decoder. batch: images encoded together; 4 is ours, as ViT-H holds 1 GB of attention for each at a
+    time.
     """
 
     def __init__(
-        self, weights: str | Path, token_decoder: str | Path | None = None, device: str = "auto", batch: int = 4
+        self,
+        weights: str | Path,
+        token_decoder: str | Path | None = None,
+        token_masks: TokenMasks = "all",
+        device: str = "auto",
+        batch: int = 4,
     ) -> None:
-        folder, decoder, place = Path(weights), None, chosen_device(device)
+        place = chosen_device(device)
+        model = load_sam(Path(weights))
+        decoder = None
         if token_decoder is not None:
-            decoder = build_decoder(SamConfig.read(folder / CONFIG)).eval()
-            fill(decoder, Path(token_decoder))
-            decoder.to(place)
-        self._seat(load_sam(folder).to(place), decoder, batch)
+            decoder = load_decoder(Path(token_decoder), sam_plan(Path(weights))[0]).to(place)
+        self._seat(model.to(place), decoder, token_masks, batch)
 
     @classmethod
-    def wrap(cls, model: SamModel, token_decoder: MaskDecoder | None = None, batch: int = 4) -> Sam:
+    def wrap(
+        cls,
+        model: SamModel,
+        token_decoder: MaskDecoder | None = None,
+        token_masks: TokenMasks = "all",
+        batch: int = 4,
+    ) -> Sam:
         """A segmenter around live modules, on the device they are on."""
         sam = cls.__new__(cls)
-        sam._seat(model, token_decoder, batch)
+        sam._seat(model, token_decoder, token_masks, batch)
         return sam
 
-    def _seat(self, model: SamModel, token_decoder: MaskDecoder | None, batch: int) -> None:
+    def _seat(self, model: SamModel, token_decoder: MaskDecoder | None, token_masks: TokenMasks, batch: int) -> None:
         require_positive(batch=batch)
-        self.model, self.batch = model, batch
+        require_choice(TokenMasks, token_masks=token_masks)
+        self.model, self.token_masks, self.batch = model, token_masks, batch
         self.token_decoder = model.mask_decoder if token_decoder is None else token_decoder
 
     # no_grad and not inference_mode: training decodes frozen embeddings with tokens that want gradients.
@@ -235,7 +155,8 @@ class Sam:
     @torch.no_grad()
     def decode(self, embedding: Embedding, prompt: Prompt, multimask: bool) -> Masks:
         """The masks of n prompts, in image pixels, on one image: 3 each if `multimask`, else 1."""
-        decoder = self.model.mask_decoder if prompt.token is None else self.token_decoder
+        by_token = prompt.token is not None and not (multimask and self.token_masks == "single")
+        decoder = self.token_decoder if by_token else self.model.mask_decoder
         prompt = _moved(on_canvas(prompt, embedding.canvas), embedding.features)
         features = embedding.features[None]
         wanted = MULTI if multimask else SINGLE

@@ -12,9 +12,10 @@ import torch
 import torchvision
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
+from rea2seg.checkpoints.sam import SamConfig, build_sam
 from rea2seg.generator.candidates import AttentionSearch
 from rea2seg.masks import stability
-from rea2seg.segmenters.sam import Sam, SamConfig, build_sam
+from rea2seg.segmenters.sam import Sam
 from rea2seg.structures import Prompt, Query, Scene
 
 CONFIG = SamConfig(

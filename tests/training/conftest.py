@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from rea2seg.checkpoints.sam import SamConfig
 from rea2seg.generator.tokens import Conversation
-from rea2seg.segmenters.sam import SamConfig
 from training.evaluator import EvaluatorStage
 from training.guidance import GuidedLayers
 from training.mini import Language, Tower, small_internvl

@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from rea2seg.checkpoints.sam import build_sam, save_sam
 from rea2seg.generator.attention import enable
 from rea2seg.generator.lisa import Lisa
 from rea2seg.generator.llava import embed, image_features
 from rea2seg.generator.tokens import SEG, TokenLayout, control_id, expand
-from rea2seg.segmenters.sam import Sam, build_sam, save_sam
+from rea2seg.segmenters.sam import Sam
 from rea2seg.structures import CellMap, Prompt, Query
 from rea2seg.synth.queries import CATEGORIES, questions
 from rea2seg.text import clean_question

@@ -1,0 +1,163 @@
+"""SAM's checkpoints: upstream's files, the SAM inside a LISA checkpoint, and our own folder with a config."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+
+from safetensors.torch import save_file
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling import Sam as SamModel
+from torch import Tensor, nn
+
+from rea2seg.checkpoints.lisa import SEGMENTER
+from rea2seg.checkpoints.stored import only_file, stored_tensors, under
+from rea2seg.checkpoints.strict import fill, read_json
+from rea2seg.errors import CheckpointError, reason
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class SamConfig:
+    """The numbers of SAM's architecture; the defaults are upstream's ViT-B."""
+
+    image_size: int = 1024
+    patch_size: int = 16
+    encoder_width: int = 768
+    encoder_depth: int = 12
+    encoder_heads: int = 12
+    encoder_window: int = 14
+    encoder_global_blocks: tuple[int, ...] = (2, 5, 8, 11)
+    channels: int = 256
+    mask_channels: int = 16
+    decoder_depth: int = 2
+    decoder_heads: int = 8
+    decoder_mlp: int = 2048
+    iou_depth: int = 3
+    iou_width: int = 256
+
+    @classmethod
+    def read(cls, path: Path) -> SamConfig:
+        """The config in a JSON file, which must name every number and no others."""
+        try:
+            values = json.loads(path.read_text())
+            values["encoder_global_blocks"] = tuple(values["encoder_global_blocks"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(f"{path} is not the config of a SAM: {reason(error)}") from error
+        if wrong := values.keys() ^ {field.name for field in fields(cls)}:
+            raise CheckpointError(f"{path} has missing or unknown keys: {', '.join(sorted(wrong))}")
+        return cls(**values)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], source: Path) -> SamConfig:
+        """The architecture of a checkpoint without a config: of ViT-B, L, H or another encoder, as its shapes tell.
+
+        Prompt encoder and decoder are those of all public ones.
+        """
+        try:
+            patches, place = tensors["image_encoder.patch_embed.proj.weight"], tensors["image_encoder.pos_embed"]
+            relative = [tensors[f"image_encoder.blocks.{i}.attn.rel_pos_h"] for i in range(_blocks(tensors))]
+            grid, width = place.shape[1], place.shape[-1]
+            # A block's offsets reach across its window, those of a global block across the whole image.
+            reach = [(len(offsets) + 1) // 2 for offsets in relative]
+            return cls(
+                image_size=grid * patches.shape[-1],
+                patch_size=patches.shape[-1],
+                encoder_width=width,
+                encoder_depth=len(relative),
+                encoder_heads=width // relative[0].shape[1],
+                encoder_window=min(reach),
+                encoder_global_blocks=tuple(block for block, cells in enumerate(reach) if cells == grid),
+            )
+        except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+            told = f"{source} is not a SAM with the names of segment-anything (no {reason(error)})"
+            raise CheckpointError(f"{told}: use sam_vit_h_4b8939.pth or the like") from error
+
+
+VIT_B = SamConfig()
+VIT_L = replace(VIT_B, encoder_width=1024, encoder_depth=24, encoder_heads=16, encoder_global_blocks=(5, 11, 17, 23))
+VIT_H = replace(VIT_B, encoder_width=1280, encoder_depth=32, encoder_heads=16, encoder_global_blocks=(7, 15, 23, 31))
+
+
+def build_sam(config: SamConfig) -> SamModel:
+    """A SAM of that architecture with fresh weights, in eval mode."""
+    grid = config.image_size // config.patch_size
+    encoder = ImageEncoderViT(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        embed_dim=config.encoder_width,
+        depth=config.encoder_depth,
+        num_heads=config.encoder_heads,
+        window_size=config.encoder_window,
+        global_attn_indexes=config.encoder_global_blocks,
+        out_chans=config.channels,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+    )
+    prompts = PromptEncoder(
+        embed_dim=config.channels,
+        image_embedding_size=(grid, grid),
+        input_image_size=(config.image_size, config.image_size),
+        mask_in_chans=config.mask_channels,
+    )
+    return SamModel(encoder, prompts, build_decoder(config)).eval()
+
+
+def build_decoder(config: SamConfig) -> MaskDecoder:
+    """A mask decoder alone, with fresh weights."""
+    transformer = TwoWayTransformer(
+        depth=config.decoder_depth,
+        embedding_dim=config.channels,
+        num_heads=config.decoder_heads,
+        mlp_dim=config.decoder_mlp,
+    )
+    return MaskDecoder(
+        transformer_dim=config.channels,
+        transformer=transformer,
+        iou_head_depth=config.iou_depth,
+        iou_head_hidden_dim=config.iou_width,
+    )
+
+
+def load_sam(place: Path) -> SamModel:
+    """A SAM from disk: a folder of `save_sam`; a file as segment-anything publishes; the SAM in a LISA checkpoint."""
+    config, tensors = sam_plan(place)
+    model = build_sam(config)
+    fill(model, place, tensors)
+    return model
+
+
+def sam_plan(place: Path) -> tuple[SamConfig, dict[str, Tensor]]:
+    """The architecture and the tensors of `load_sam`, without building a model."""
+    config = place / CONFIG
+    stored = stored_tensors(place if config.is_file() else only_file(place))
+    tensors = under(SEGMENTER, stored) or stored
+    if config.is_file() and "encoder_width" in read_json(config):
+        return SamConfig.read(config), tensors
+    return SamConfig.of(tensors, place), tensors
+
+
+def load_decoder(place: Path, config: SamConfig) -> MaskDecoder:
+    """A mask decoder from a file of its own, from any SAM, or from a LISA checkpoint."""
+    stored = stored_tensors(place)
+    tensors = under(SEGMENTER, stored) or stored
+    decoder = build_decoder(config).eval()
+    fill(decoder, place, under("mask_decoder.", tensors) or tensors)
+    return decoder
+
+
+def save_sam(model: SamModel, config: SamConfig, folder: Path) -> None:
+    """Write `config.json` and `model.safetensors`, with upstream's names of the tensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(asdict(config), indent=2) + "\n")
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+
+
+def _blocks(tensors: Mapping[str, Tensor]) -> int:
+    pattern = r"image_encoder\.blocks\.(\d+)\."
+    return len({found[1] for name in tensors if (found := re.match(pattern, name))})
