@@ -8,14 +8,15 @@ import sys
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 import torch
 
 from rea2seg.config import Config, load_config
+from rea2seg.devices import Precision
 from rea2seg.errors import InputError, Rea2SegError
 
-DONE, UNUSABLE, INTERRUPTED = 0, 2, 130
+DONE, UNUSABLE, FAILED, INTERRUPTED = 0, 2, 3, 130
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,14 +52,17 @@ def add_pipeline_options(parser: Parser) -> None:
     parser.add_argument("--config", default="mini", help="a packaged config or a YAML file (default: mini)")
     parser.add_argument("--weights", type=Path, help="the folder of the config's weights, where they are not its own")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
+    parser.add_argument("--precision", choices=get_args(Precision), help="of the large models; int8 and nf4 quantise")
+    parser.add_argument("--offload", action="store_true", help="large models take turns on the GPU")
     parser.add_argument("--seed", type=natural, default=0, help="of the pipeline's random choices (default: 0)")
     parser.add_argument("--reasoning", type=boolean, help="true or false: whether the evaluator thinks in words first")
 
 
 def chosen_config(options: argparse.Namespace) -> Config:
     """The config that those options name, checked."""
-    reasoning = {} if options.reasoning is None else {"reasoning": options.reasoning}
-    return load_config(options.config, options.weights, options.device, options.seed, **reasoning)
+    given = {name: getattr(options, name) for name in ("precision", "reasoning") if getattr(options, name) is not None}
+    given |= {"offload": True} if options.offload else {}
+    return load_config(options.config, options.weights, options.device, options.seed, **given)
 
 
 def run(command: Callable[[], int]) -> int:

@@ -1,22 +1,26 @@
 """A config is an import path and keyword arguments for every seat of the pipeline, in YAML.
 
-    weights: rea2seg://mini                     the root of weights://, unless a person names another
+    weights: rea2seg://mini                     the root of weights://, unless a person names another; or a table:
+    weights:
+      segmenter: {repo: facebook/sam2-hiera-large, revision: main, file: sam2_hiera_large.pt}
     note: what a person should know             printed by the commands
     segmenter: {class_path: rea2seg.segmenters.sam.Sam, init_args: {weights: weights://segmenter}}
     searches: [{class_path: ...}, ...]
     selector: {class_path: ..., init_args: {...}}
     generator: {class_path: ..., init_args: {...}}
 
-`rea2seg://mini` is a folder of the installed package. A config names code to run: use those that you trust.
+`rea2seg://mini` is a folder of the installed package. In a table every name is a path, or a repository of the hub with
+the `files` to take of it (patterns) or the one `file`; `weights://segmenter` is then that one. A config names code to
+run: use those that you trust.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,11 +28,13 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentError, ArgumentParser
 
+from rea2seg.checkpoints.hub import Repository, fetched
 from rea2seg.devices import chosen_device
 from rea2seg.errors import ConfigError, reason
 from rea2seg.protocols import Generator, Search, Segmenter, Selector
 
 PACKAGE, ROOT = "rea2seg://", "weights://"
+Sources = str | dict[str, str | Repository] | None
 SEATS = ("generator", "segmenter", "searches", "selector")
 
 
@@ -39,16 +45,24 @@ class Config:
     name: str
     seats: dict[str, Any]
     note: str = ""
+    repositories: Mapping[str, Repository] = field(default_factory=dict)
 
     def build(self) -> dict[str, Any]:
-        """The seats themselves, by name, with their weights."""
+        """The seats themselves, by name, with their weights, which are downloaded if need be."""
         parser = _parser()
-        seats: dict[str, Any] = vars(parser.instantiate(parser.parse_object(deepcopy(self.seats))))
+        seats: dict[str, Any] = vars(parser.instantiate(parser.parse_object(self.local().seats)))
         return seats
+
+    def local(self, download: bool = True) -> Config:
+        """The same config with paths in the local cache in place of repositories. Raises `CheckpointError`."""
+        places = {name: str(fetched(source, download)) for name, source in self.repositories.items()}
+        seats = _mapped(self.seats, lambda value: places.get(_name(value), value))
+        return replace(self, seats=seats, repositories={})
 
     def text(self) -> str:
         """All arguments as JSON, to tell one config from another."""
-        return json.dumps(self.seats, sort_keys=True, default=str)
+        sources = {name: asdict(source) for name, source in self.repositories.items()}
+        return json.dumps(self.seats | ({"weights": sources} if sources else {}), sort_keys=True, default=str)
 
 
 def load_config(
@@ -68,9 +82,9 @@ def load_config(
     name, raw = _read(source)
     raw |= {seat: given.pop(seat) for seat in SEATS if seat in given}
     note = str(raw.pop("note", ""))
-    own_root = raw.pop("weights", None)
-    root = str(weights) if weights is not None else own_root
-    seats = _checked(_mapped(raw, lambda value: _resolved(value, root, name)), name)
+    own = raw.pop("weights", None)
+    sources = _sources(own if weights is None else str(weights), name)
+    seats = _checked(_mapped(raw, lambda value: _resolved(value, sources, name)), name)
     for key, value in given.items():
         seats, taken = _filled(seats, key, value)
         if not taken:
@@ -79,7 +93,7 @@ def load_config(
         seats, _ = _filled(seats, "seed", seed)
     chosen = chosen_device(device)
     seats, _ = _changed(seats, "device", lambda own: own if device == "auto" and own != "auto" else chosen)
-    return Config(name, _checked(seats, name), note)
+    return Config(name, _checked(seats, name), note, _used(seats, sources))
 
 
 def config_names() -> list[str]:
@@ -118,18 +132,61 @@ def _read(source: str | Path) -> tuple[str, dict[str, Any]]:
     return path.stem, content
 
 
-def _resolved(value: Any, root: Any, name: str) -> Any:
-    """The one place where addresses of weights become paths; they must exist."""
+def _sources(given: Any, name: str) -> Sources:
+    """The root of all weights, or the source of each."""
+    if given is None or isinstance(given, str):
+        return given
+    try:
+        return {part: source if isinstance(source, str) else _repository(source) for part, source in given.items()}
+    except (TypeError, AttributeError, KeyError) as error:
+        told = "a path, or a table of names with a path or with repo, revision and file or files"
+        raise ConfigError(f"config {name}: weights must be {told} ({reason(error)})") from error
+
+
+def _repository(source: dict[str, Any]) -> Repository:
+    return Repository(**source | {"files": tuple(source.get("files", ()))})
+
+
+def _resolved(value: Any, sources: Sources, name: str) -> Any:
+    """The one place where addresses of weights become paths, which must exist, but for those of repositories."""
     if not isinstance(value, str) or not value.startswith((PACKAGE, ROOT)):
         return value
     if value.startswith(ROOT):
-        if root is None:
+        part = value.removeprefix(ROOT)
+        if sources is None:
             raise ConfigError(f"config {name} comes without weights: give their folder with --weights DIR")
-        value = f"{root}/{value.removeprefix(ROOT)}"
+        if isinstance(sources, str):
+            value = f"{sources}/{part}"
+        elif part not in sources:
+            raise ConfigError(f"config {name}: {value} is not in its table of weights: {', '.join(sources)}")
+        elif isinstance(source := sources[part], str):
+            value = source
+        else:
+            return value
     path = package_path(value) if value.startswith(PACKAGE) else Path(value)
     if not os.path.exists(path):  # unlike the method of Path, False for a name that is too long
         raise ConfigError(f"config {name}: the weights {str(path)!r} do not exist; --weights DIR names another folder")
     return str(path)
+
+
+def _name(value: Any) -> str:
+    """Of `weights://generator` the name `generator`; nothing of anything else."""
+    return value.removeprefix(ROOT) if isinstance(value, str) and value.startswith(ROOT) else ""
+
+
+def _used(seats: dict[str, Any], sources: Sources) -> dict[str, Repository]:
+    """The repositories that are still addressed."""
+    names = {_name(value) for value in _values(seats)}
+    known = sources if isinstance(sources, dict) else {}
+    return {name: source for name, source in known.items() if name in names and isinstance(source, Repository)}
+
+
+def _values(node: Any) -> Iterator[Any]:
+    if isinstance(node, (dict, list)):
+        for inner in node.values() if isinstance(node, dict) else node:
+            yield from _values(inner)
+    else:
+        yield node
 
 
 def _mapped(node: Any, change: Callable[[Any], Any]) -> Any:

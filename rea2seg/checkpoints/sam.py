@@ -143,12 +143,17 @@ def sam_plan(place: Path) -> tuple[SamConfig, dict[str, Tensor]]:
 
 
 def load_decoder(place: Path, config: SamConfig) -> MaskDecoder:
-    """A mask decoder from a file of its own, from any SAM, or from a LISA checkpoint."""
+    """The mask decoder of `decoder_tensors`."""
+    decoder = build_decoder(config).eval()
+    fill(decoder, place, decoder_tensors(place))
+    return decoder
+
+
+def decoder_tensors(place: Path) -> dict[str, Tensor]:
+    """Those of a mask decoder from a file of its own, from any SAM, or from a LISA checkpoint."""
     stored = stored_tensors(place)
     tensors = under(SEGMENTER, stored) or stored
-    decoder = build_decoder(config).eval()
-    fill(decoder, place, under("mask_decoder.", tensors) or tensors)
-    return decoder
+    return under("mask_decoder.", tensors) or tensors
 
 
 def save_sam(model: SamModel, config: SamConfig, folder: Path) -> None:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,13 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def fill(module: nn.Module, source: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
     """Put tensors into a module, whose own they must be by name and shape: all of `source`, unless they are given."""
-    own, stored = module.state_dict(), stored_tensors(source) if tensors is None else tensors
+    stored = stored_tensors(source) if tensors is None else tensors
+    check_fit(module.state_dict(), source, stored)
+    module.load_state_dict(stored)
+
+
+def check_fit(own: Mapping[str, Tensor], source: Path, stored: Mapping[str, Tensor]) -> None:
+    """An error unless the tensors on disk are, by name and shape, a module's own, which may lie on the meta device."""
     shared = own.keys() & stored.keys()
     misshapen = [
         _misshapen(name, stored[name].shape, own[name].shape)
@@ -139,7 +146,6 @@ def fill(module: nn.Module, source: Path, tensors: Mapping[str, Tensor] | None =
         if own[name].shape != stored[name].shape
     ]
     refuse_misfits(source, own.keys() - shared, stored.keys() - shared, misshapen)
-    module.load_state_dict(stored)
 
 
 def refuse_misfits(
@@ -180,6 +186,8 @@ def _quantisation(placement: Placement) -> BitsAndBytesConfig:
         raise ConfigError(
             f"precision {placement.precision} needs bitsandbytes: pip install 'rea2seg[quant]'"
         ) from error
+    # It reports every cast of every layer.
+    getLogger("bitsandbytes").setLevel(ERROR)
     if placement.precision == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=FULL)
     return BitsAndBytesConfig(

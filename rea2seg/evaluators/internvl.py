@@ -8,8 +8,9 @@ grammar that cannot produce a wrong count; and a read-out by expectation beside 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -21,13 +22,17 @@ from transformers import InternVLConfig, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
+from rea2seg.checkpoints.internvl import internvl_blueprint
+from rea2seg.checkpoints.strict import load_tokenizer
 from rea2seg.devices import HERE, Placement
-from rea2seg.errors import CheckpointError, ConfigError, require_choice
+from rea2seg.errors import CheckpointError, ConfigError, require_choice, require_positive
 from rea2seg.evaluators.decoding import Memory, Reply, think, write_scores
 from rea2seg.evaluators.prompts import EvaluatorTemplate, piece_ids, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import ScoreGrammar, confidence, expected_value, parse_scores, split_numbers
-from rea2seg.evaluators.weights import Parts, load_internvl
+from rea2seg.evaluators.weights import Parts, described_adapter, load_internvl
+from rea2seg.findings import Finding, Footprint, footprint, stored_as
 from rea2seg.images import to_picture
 from rea2seg.structures import Candidate, Query, Score
 from rea2seg.text import control_id
@@ -37,8 +42,18 @@ Readout = Literal["text", "expected"]
 
 def image_pixels(image: UInt8[Tensor, "3 h w"], side: int) -> Float[Tensor, "3 side side"]:
     """The image stretched to a square tile (bicubic), normalised with ImageNet's mean and deviation."""
-    resized = np.array(to_picture(image).resize((side, side), Image.Resampling.BICUBIC))
-    return _normalised(torch.from_numpy(resized).permute(2, 0, 1) / 255)
+    return _stretched(image, side, side)
+
+
+def tiled_pixels(image: UInt8[Tensor, "3 h w"], side: int, most: int) -> Float[Tensor, "n 3 side side"]:
+    """The image in at most `most` tiles, row by row, and last the whole of it in one tile where there are several.
+
+    The grid is InternVL's: the one closest to the image's aspect, which the image is stretched to fill.
+    """
+    columns, rows = get_optimal_tiled_canvas((image.shape[1], image.shape[2]), (side, side), 1, most)
+    filled = _stretched(image, rows * side, columns * side)
+    tiles = [tile for row in torch.split(filled, side, 1) for tile in torch.split(row, side, 2)]
+    return torch.stack(tiles if len(tiles) == 1 else [*tiles, image_pixels(image, side)])
 
 
 def mask_pixels(masks: Bool[Tensor, "n h w"], side: int) -> Float[Tensor, "n 3 side side"]:
@@ -59,11 +74,13 @@ def tokens_per_tile(config: InternVLConfig, side: int) -> int:
 class InternVL:
     """An evaluator on `InternVLForConditionalGeneration`.
 
-    weights: a folder with the model and its tokenizer, as `save_pretrained` writes them. adapter: a PEFT folder, merged
-    into it.
-    image_side, mask_side: pixels of the squares that the image and each mask are resized to; they and the template must
-    be those of the training. reasoning: let the model think in words first. readout: `expected` takes the expectation
-    of each number over its digits, `text` the number as written.
+    weights: a folder with the model and its tokenizer, in transformers' native layout or InternVL's original one.
+    adapter: a PEFT folder, merged into the model, or kept beside it where it is quantised.
+    image_side, mask_side: pixels of the squares that the image and each mask are resized to. image_tiles: the most
+    squares that a large image is cut into, as InternVL does, with one of the whole image added. They and the template
+    must be those of the training.
+    reasoning: let the model think in words first. readout: `expected` takes the expectation of each number over its
+    digits, `text` the number as written.
     """
 
     def __init__(
@@ -75,17 +92,19 @@ class InternVL:
         template: EvaluatorTemplate | None = None,
         image_side: int = 448,
         mask_side: int = 448,
+        image_tiles: int = 1,
         max_reasoning_tokens: int = 256,  # ours
         placement: Placement = HERE,
     ) -> None:
         require_choice(Readout, readout=readout)
+        require_positive(image_tiles=image_tiles)
         if not isinstance(weights, Parts):
             weights = load_internvl(Path(weights), Path(adapter) if adapter else None, placement)
         self.placement = placement
         self.model, self.tokenizer = weights
         self.reasoning, self.readout, self.max_reasoning_tokens = reasoning, readout, max_reasoning_tokens
         self.template = template or EvaluatorTemplate()
-        self.image_side, self.mask_side = image_side, mask_side
+        self.image_side, self.mask_side, self.image_tiles = image_side, mask_side, image_tiles
         self.image_tokens, self.mask_tokens = (
             tokens_per_tile(self.model.config, side) for side in (image_side, mask_side)
         )
@@ -99,6 +118,41 @@ class InternVL:
     def wrap(cls, model: Any, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> InternVL:
         """An evaluator on a live model, or its PEFT wrapper, which stays where and in what mode it is."""
         return cls(Parts(model, tokenizer), **settings)
+
+    @classmethod
+    def examine(
+        cls,
+        weights: str,
+        adapter: str | None = None,
+        image_side: int = 448,
+        mask_side: int = 448,
+        image_tiles: int = 1,
+        placement: Mapping[str, Any] = MappingProxyType({}),
+        **_: Any,
+    ) -> Iterator[Finding | Footprint]:
+        """What a pipeline with these arguments will load, found without loading it (`rea2seg.findings`)."""
+        blueprint, tokenizer = internvl_blueprint(Path(weights)), load_tokenizer(Path(weights))
+        model, text = blueprint.check(), blueprint.config.text_config
+        yield Finding("tensors", f"InternVL {stored_as(blueprint.tensors)}: all fit")
+        yield Finding("config", f"{text.num_hidden_layers} layers of width {text.hidden_size}")
+        ScoreGrammar.of(tokenizer)
+        slot = control_id(tokenizer, EvaluatorTemplate().image_slot)
+        yield Finding(
+            "ids", f"{EvaluatorTemplate().image_slot} is {slot} of {text.vocab_size}, digits are single tokens"
+        )
+        tile, mask = (tokens_per_tile(blueprint.config, side) for side in (image_side, mask_side))
+        most = tile * (image_tiles + (image_tiles > 1))
+        yield Finding("image", f"at most {most} tokens of the picture, {mask} of each mask")
+        # Before the adapter, which adds weights to the model but is merged.
+        # Keys and values, two bytes each, of three groups of five masks behind their prefix, and as much for the rest.
+        read = 3 * (most + 5 * mask)
+        shared = text.hidden_size * text.num_key_value_heads / text.num_attention_heads
+        working = 2 * 2 * 2 * text.num_hidden_layers * shared * read
+        needed = footprint(model, working, Placement(**placement).precision)
+        if adapter is not None:
+            described_adapter(model, Path(adapter))
+            yield Finding("adapter", "all tensors fit")
+        yield needed
 
     @torch.inference_mode()
     def score(self, query: Query, groups: Sequence[Sequence[Candidate]]) -> list[list[Score]]:
@@ -128,8 +182,9 @@ class InternVL:
         """The cache of the prefix. The features of the last image are kept, for its other questions."""
         last = self._last_image
         if last is None or last[0] is not query.image:
-            last = self._last_image = query.image, self._features(image_pixels(query.image, self.image_side)[None])
-        ids = prefix_ids(self.tokenizer, self.template, query.text, self.image_tokens)
+            pixels = tiled_pixels(query.image, self.image_side, self.image_tiles)
+            last = self._last_image = query.image, self._features(pixels)
+        ids = prefix_ids(self.tokenizer, self.template, query.text, len(last[1]) * self.image_tokens)
         return self.model(
             input_ids=torch.tensor([ids], device=self.model.device),
             mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=last[1])},
@@ -150,6 +205,11 @@ class InternVL:
         return [Score(value, thought, mass) for value, mass in zip(values, sure, strict=True)]
 
 
-def _normalised(pixels: Float[Tensor, "*n 3 side side"]) -> Float[Tensor, "*n 3 side side"]:
+def _stretched(image: UInt8[Tensor, "3 h w"], height: int, width: int) -> Float[Tensor, "3 height width"]:
+    resized = np.array(to_picture(image).resize((width, height), Image.Resampling.BICUBIC))
+    return _normalised(torch.from_numpy(resized).permute(2, 0, 1) / 255)
+
+
+def _normalised(pixels: Float[Tensor, "*n 3 height width"]) -> Float[Tensor, "*n 3 height width"]:
     mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     return (pixels - mean) / std

@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from rea2seg.errors import ConfigError
 from rea2seg.generator.tokens import TokenLayout
 
 BACKEND = "rea2seg_sdpa"
@@ -94,6 +95,14 @@ def probe(layers: Collection[int], rows: Int[Tensor, "batch rows"]) -> Iterator[
 def enable(model: PreTrainedModel) -> None:
     """Sends the language model's attention through the probe; the vision tower keeps its own backend."""
     model.set_attn_implementation({"text_config": BACKEND})
+
+
+def layer_range(layers: tuple[int, int], count: int) -> range:
+    """The layers of an inclusive range, counted from 0, which must be among the model's."""
+    first, last = layers
+    if not 0 <= first <= last < count:
+        raise ConfigError(f"layers {first} to {last} are not among the model's layers 0 to {count - 1}")
+    return range(first, last + 1)
 
 
 def prompt_attention(

@@ -6,9 +6,10 @@ positions derived from the ids.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -17,9 +18,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
+from rea2seg.checkpoints.lisa import lisa_plan
+from rea2seg.checkpoints.strict import check_fit
 from rea2seg.devices import HERE, Placement
 from rea2seg.errors import CheckpointError, ConfigError, require_choice, require_positive
-from rea2seg.generator.attention import enable, probe, prompt_attention
+from rea2seg.findings import Finding, Footprint, footprint, stored_as
+from rea2seg.generator.attention import enable, layer_range, probe, prompt_attention
 from rea2seg.generator.llava import (
     Connector,
     Geometry,
@@ -27,6 +31,7 @@ from rea2seg.generator.llava import (
     cell_map,
     clip_pixels,
     embed,
+    empty_connector,
     image_features,
     last_hidden,
     load,
@@ -82,7 +87,7 @@ class Lisa:
         self.conversation = conversation or Conversation()
         self.row, self.mode, self.answer, self.geometry = row, mode, answer, geometry
         self.max_new_tokens, self.batch = max_new_tokens, batch
-        self.layers = _layer_range(layers, self.parts.mllm.config.text_config.num_hidden_layers)
+        self.layers = layer_range(layers, self.parts.mllm.config.text_config.num_hidden_layers)
         self.seg = control_id(self.parts.tokenizer, SEG)
         vision = self.parts.mllm.config.vision_config
         self.side, self.grid = vision.image_size, vision.image_size // vision.patch_size
@@ -99,6 +104,34 @@ class Lisa:
     ) -> Lisa:
         """A generator on live modules, which stay where and in what mode they are; put them in `eval` to ground."""
         return cls(Parts(mllm, connector, tokenizer), **settings)
+
+    @classmethod
+    def examine(
+        cls,
+        weights: str,
+        layers: Sequence[int] = (14, 30),
+        vision_tower: str | None = None,
+        placement: Mapping[str, Any] = MappingProxyType({}),
+        **_: Any,
+    ) -> Iterator[Finding | Footprint]:
+        """What a pipeline with these arguments will load, found without loading it (`rea2seg.findings`)."""
+        plan = lisa_plan(Path(weights), Path(vision_tower) if vision_tower else None)
+        mllm, text = plan.mllm.check(), plan.mllm.config.text_config
+        with torch.device("meta"):
+            connector = empty_connector(plan)
+        check_fit(connector.state_dict(), plan.source, plan.connector)
+        yield Finding("tensors", f"MLLM {stored_as(plan.mllm.tensors)}; connector {stored_as(plan.connector)}: all fit")
+        layer_range((layers[0], layers[1]), text.num_hidden_layers)
+        yield Finding(
+            "config", f"{text.num_hidden_layers} layers of width {text.hidden_size}, those of the map among them"
+        )
+        yield Finding("ids", f"{SEG} is {control_id(plan.tokenizer, SEG)} of {text.vocab_size}")
+        vision = plan.mllm.config.vision_config
+        tokens = (vision.image_size // vision.patch_size) ** 2
+        yield Finding("image", f"{vision.image_size} px become {tokens} tokens")
+        # Keys and values, two bytes each, of an image and the words LISA trained with, and as much again for the rest.
+        working = 2 * 2 * 2 * text.num_hidden_layers * text.hidden_size * (tokens + 512)
+        yield footprint(mllm, working, Placement(**placement).precision)
 
     @torch.no_grad()
     def ground(self, queries: Sequence[Query]) -> list[Grounding]:
@@ -195,10 +228,3 @@ class Lisa:
                 raise ConfigError(f"the conversation's template {template!r} must hold one {slot}")
         if SEG not in self.answer:
             raise ConfigError(f"the answer {self.answer!r} holds no {SEG}")
-
-
-def _layer_range(layers: tuple[int, int], count: int) -> range:
-    first, last = layers
-    if not 0 <= first <= last < count:
-        raise ConfigError(f"layers {first} to {last} are not among the model's layers 0 to {count - 1}")
-    return range(first, last + 1)

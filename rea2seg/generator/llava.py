@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LlavaForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from rea2seg.checkpoints.lisa import lisa_plan
+from rea2seg.checkpoints.lisa import LisaPlan, lisa_plan
 from rea2seg.checkpoints.strict import fill, quiet
 from rea2seg.devices import ON_CPU, Placement
 from rea2seg.generator.tokens import IMAGE
@@ -68,10 +68,15 @@ def load(folder: str | Path, placement: Placement = ON_CPU, vision_tower: str | 
     mllm = plan.mllm.load(placement)
     # Vicuna's checkpoints carry a temperature and penalties, which `generate` would mix into any setting of ours.
     mllm.generation_config = GenerationConfig()
-    out = len(plan.connector.get("text_hidden_fcs.0.2.weight", ()))
-    connector = Connector(mllm.config.text_config.hidden_size, out)
+    connector = empty_connector(plan)
     fill(connector, plan.source, plan.connector)
     return Parts(mllm, connector.eval().to(mllm.device), plan.tokenizer)
+
+
+def empty_connector(plan: LisaPlan) -> Connector:
+    """A connector as wide as the one on disk, with fresh weights."""
+    out = len(plan.connector.get("text_hidden_fcs.0.2.weight", ()))
+    return Connector(plan.mllm.config.text_config.hidden_size, out)
 
 
 def clip_pixels(image: UInt8[Tensor, "3 h w"], side: int, geometry: Geometry) -> Float[Tensor, "3 side side"]:

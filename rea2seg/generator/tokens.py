@@ -44,6 +44,12 @@ class Conversation:
     controls: tuple[str, ...] = ("<s>", "</s>", SEG, "<im_start>", "<im_end>")
     stripped: tuple[str, ...] = (SEG, "<im_start>", "<im_end>")
 
+    def check(self) -> None:
+        """Refuses templates that would drop the image, the question or the answer, or say one twice."""
+        for template, slot in ((self.prompt, PLACEHOLDER), (self.prompt, "{question}"), (self.reply, "{answer}")):
+            if template.count(slot) != 1:
+                raise ConfigError(f"the conversation's template {template!r} must hold one {slot}")
+
     def prompt_ids(self, tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
         """The ids up to where the answer begins, with one `IMAGE` for the image."""
         return self._encode(tokenizer, self.prompt, {"question": question})
@@ -81,7 +87,10 @@ class Conversation:
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Positions in one sequence whose image placeholder has been expanded to one token per patch, row by row."""
+    """Positions in one sequence whose image placeholder has been expanded to one token per patch, row by row.
+
+    `segs` are those of each `[SEG]`, or of what stands for it, such as LENS's queries.
+    """
 
     image: slice
     grid: tuple[int, int]

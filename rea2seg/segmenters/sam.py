@@ -7,6 +7,7 @@ keeps one pixel of it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +20,13 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder
 from segment_anything.modeling import Sam as SamModel
 from torch import Tensor
 
-from rea2seg.checkpoints.sam import load_decoder, load_sam, sam_plan
+from rea2seg.checkpoints.lisa import SEGMENTER
+from rea2seg.checkpoints.sam import build_decoder, build_sam, decoder_tensors, load_decoder, load_sam, sam_plan
+from rea2seg.checkpoints.stored import stored_tensors, under
+from rea2seg.checkpoints.strict import check_fit
 from rea2seg.devices import chosen_device
-from rea2seg.errors import require_choice, require_positive
+from rea2seg.errors import CheckpointError, require_choice, require_positive
+from rea2seg.findings import Finding, Footprint, footprint, stored_as
 from rea2seg.geometry import Canvas
 from rea2seg.images import to_picture
 from rea2seg.structures import Embedding, Images, Masks, Prompt
@@ -135,6 +140,24 @@ class Sam:
         sam._seat(model, token_decoder, token_masks, batch)
         return sam
 
+    @classmethod
+    def examine(cls, weights: str, token_decoder: str | None = None, **_: Any) -> Iterator[Finding | Footprint]:
+        """What a pipeline with these arguments will load, found without loading it (`rea2seg.findings`)."""
+        config, tensors = sam_plan(Path(weights))
+        with torch.device("meta"):
+            model, decoder = build_sam(config), build_decoder(config)
+        check_fit(model.state_dict(), Path(weights), tensors)
+        yield Finding("tensors", f"SAM {stored_as(tensors)}: all fit")
+        told = f"{config.encoder_depth} blocks of width {config.encoder_width}, {config.image_size} px"
+        yield Finding("config", f"{told}, {(config.image_size // config.patch_size) ** 2} tokens")
+        if token_decoder is not None:
+            check_fit(decoder.state_dict(), Path(token_decoder), decoder_tensors(Path(token_decoder)))
+            yield Finding("decoder", "the decoder for raw tokens fits")
+            yield from _same_encoder(tensors, Path(token_decoder))
+        # Scores, offsets and softmax of one global block.
+        working = 3 * 4 * config.encoder_heads * (config.image_size // config.patch_size) ** 4
+        yield footprint(model, working)
+
     def _seat(self, model: SamModel, token_decoder: MaskDecoder | None, token_masks: TokenMasks, batch: int) -> None:
         require_positive(batch=batch)
         require_choice(TokenMasks, token_masks=token_masks)
@@ -157,15 +180,31 @@ class Sam:
         """The masks of n prompts, in image pixels, on one image: 3 each if `multimask`, else 1."""
         by_token = prompt.token is not None and not (multimask and self.token_masks == "single")
         decoder = self.token_decoder if by_token else self.model.mask_decoder
-        prompt = _moved(on_canvas(prompt, embedding.canvas), embedding.features)
+        prompt = moved(on_canvas(prompt, embedding.canvas), embedding.features)
         features = embedding.features[None]
         wanted = MULTI if multimask else SINGLE
         lowres, quality = decode_prompts(self.model.prompt_encoder, decoder, features, prompt, wanted)
         return Masks(lowres, quality, embedding.canvas)
 
 
-def _moved(prompt: Prompt, like: Tensor) -> Prompt:
+def _same_encoder(tensors: Mapping[str, Tensor], other: Path) -> Iterator[Finding]:
+    """A decoder fits the embeddings of the encoder it was trained with: that of a LISA checkpoint must be this one.
+
+    One of both may have been rounded to bfloat16.
+    """
+    stored = stored_tensors(other)
+    inside = under(f"{SEGMENTER}image_encoder.neck.", stored)
+    for name, theirs in inside.items():
+        ours = tensors[f"image_encoder.neck.{name}"].float()
+        if not torch.allclose(ours, theirs.float(), rtol=1e-2, atol=1e-3):
+            told = f"{other} was trained with another SAM (image_encoder.neck.{name} differs)"
+            raise CheckpointError(f"{told}: take stock weights of its size, or its own as the segmenter's weights")
+    if inside:
+        yield Finding("encoder", "the SAM inside the generator's checkpoint has the same encoder")
+
+
+def moved(prompt: Prompt, like: Tensor) -> Prompt:
     """The prompt on the device of `like`; tokens and masks also in its precision, points in their own."""
-    moved: dict[str, Any] = {name: part.to(like.device) for name, part in vars(prompt).items() if part is not None}
-    moved |= {name: moved[name].to(like.dtype) for name in ("token", "mask") if name in moved}
-    return Prompt(**moved)
+    given: dict[str, Any] = {name: part.to(like.device) for name, part in vars(prompt).items() if part is not None}
+    given |= {name: given[name].to(like.dtype) for name in ("token", "mask") if name in given}
+    return Prompt(**given)

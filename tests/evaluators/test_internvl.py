@@ -285,6 +285,46 @@ def test_another_thread_s_image_is_not_taken_for_one_s_own(
     assert_same(judge.score(QUERY, [group(2)])[0], alone[0])
 
 
+@pytest.mark.parametrize(("tiles", "seen"), [(1, 1), (2, 1), (6, 7)])
+def test_only_the_image_is_cut_into_tiles(
+    model: Any, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, tiles: int, seen: int
+) -> None:
+    judge, read, shown = evaluator(model, tokenizer, image_tiles=tiles, readout="text"), list[int](), list[int]()
+    forward, encode = model.forward, model.get_image_features
+
+    def listening(*args: Any, **kwargs: Any) -> Any:
+        read.extend(kwargs["input_ids"][0].tolist())
+        return forward(*args, **kwargs)
+
+    def looking(pixel_values: Float[Tensor, "n 3 side side"]) -> Any:
+        shown.append(len(pixel_values))
+        return encode(pixel_values=pixel_values)
+
+    monkeypatch.setattr(model, "forward", listening)
+    monkeypatch.setattr(model, "get_image_features", looking)
+    judge.score(QUERY, [group(3)])
+    assert shown == [seen, 3]
+    opened, slot, closed = (tokenizer.convert_tokens_to_ids(name) for name in ("<img>", "<IMG_CONTEXT>", "</img>"))
+    image = [opened, *[slot] * 16 * seen, closed]
+    place = read.index(opened)
+    assert read[place : place + len(image)] == image
+    assert read.count(slot) == 16 * (seen + 3)
+    assert read.count(opened) == 4
+
+
+def test_tiles_change_the_scores_of_an_image_larger_than_one(model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    ious = [
+        [score.iou for score in evaluator(model, tokenizer, image_tiles=tiles).score(QUERY, [group(3)])[0]]
+        for tiles in (1, 2, 6)
+    ]
+    assert ious[0] == ious[1] != ious[2]
+
+
+def test_no_image_has_no_tiles(model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ConfigError, match="image_tiles must be 1 or more, not 0"):
+        evaluator(model, tokenizer, image_tiles=0)
+
+
 def test_no_groups_need_no_model(model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     assert evaluator(model, tokenizer).score(QUERY, []) == []
 
@@ -381,8 +421,6 @@ def test_an_adapter_that_does_not_fit_is_named(tokenizer: PreTrainedTokenizerFas
     edited(weights, sorted(load_file(weights))[0], None)
     with pytest.raises(CheckpointError, match=r"missing tensors: .*lora_A"):
         InternVL(folder, tmp_path / "adapter", image_side=32, mask_side=32)
-    with pytest.raises(CheckpointError, match="cannot be loaded as an adapter"):
-        InternVL(folder, tmp_path / "nowhere", image_side=32, mask_side=32)
 
 
 def test_a_folder_that_is_no_evaluator_is_refused(
@@ -390,8 +428,8 @@ def test_a_folder_that_is_no_evaluator_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json"):
         InternVL(tmp_path / "nowhere")
-    (tmp_path / "config.json").write_text('{"architectures": ["InternVLChatModel"]}')
-    with pytest.raises(CheckpointError, match=r"made for .*InternVLChatModel.*, not for InternVLForCond"):
+    (tmp_path / "config.json").write_text('{"architectures": ["LlavaForConditionalGeneration"]}')
+    with pytest.raises(CheckpointError, match=r"made for .*LlavaFor.*, not for InternVLForCond"):
         InternVL(tmp_path)
     model.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"no tokenizer \(tokenizer\.json"):

@@ -1,0 +1,153 @@
+"""LENS (hustvl/LENS) as its repository saves it, described without loading.
+
+One set of files holds a Qwen2.5-VL in the flat layout of transformers 4.51, the queries and their connector under plain
+names, and a SAM 2 under `sam.`, which is the segmenter's affair. The config calls itself a Qwen2-VL, and is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import (
+    PreTrainedTokenizerBase,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
+
+from rea2seg.checkpoints.stored import KeyMap, stored_tensors, without
+from rea2seg.checkpoints.strict import UNREADABLE, Blueprint, fill, load_tokenizer, read_json
+from rea2seg.errors import CheckpointError, reason
+from rea2seg.generator.queries import QueryConnector
+
+QUERY = "learnable_query"
+EXTRAS, SEGMENTER = (QUERY, "connector.", "conv_1d.", "proj_to_sam."), "sam."
+FLAT = KeyMap((("visual.", "model.visual."), ("model.", "model.language_model.")))
+NESTED = KeyMap()
+"""The layouts of transformers before 4.52 and since then."""
+
+IMAGE_TOKEN, END, PADDING = "<|image_pad|>", "<|im_end|>", "<|endoftext|>"
+CONTROLS = ("<|im_start|>", END, "<|vision_start|>", "<|vision_end|>", IMAGE_TOKEN, PADDING)
+
+_TEXT = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rms_norm_eps",
+)
+_TEXT_OPTIONS = (
+    "hidden_act",
+    "max_position_embeddings",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "use_sliding_window",
+    "sliding_window",
+    "max_window_layers",
+    "bos_token_id",
+    "eos_token_id",
+)
+_VISION = ("hidden_size", "intermediate_size", "out_hidden_size")
+_VISION_OPTIONS = (
+    "depth",
+    "num_heads",
+    "hidden_act",
+    "patch_size",
+    "spatial_merge_size",
+    "temporal_patch_size",
+    "tokens_per_second",
+    "window_size",
+    "fullatt_block_indexes",
+)
+"""What a config says of the two models; what is optional is the same in all sizes of Qwen2.5-VL."""
+
+
+@dataclass(frozen=True, eq=False)
+class LensPlan:
+    """The parts of a LENS, none of them loaded; `connector` has the names of our `QueryConnector`, which they fit."""
+
+    mllm: Blueprint
+    connector: Mapping[str, Tensor]
+    queries: int
+    source: Path
+    tokenizer: PreTrainedTokenizerBase
+
+    def described_connector(self) -> QueryConnector:
+        """The connector without its weights, on the meta device."""
+        return QueryConnector.described(self.mllm.config.text_config.hidden_size, self.queries)
+
+
+def lens_plan(folder: Path) -> LensPlan:
+    """What a folder of LENS holds; `mllm.check()` compares the MLLM's names and shapes, the connector's fit."""
+    values, stored = read_json(folder / "config.json"), stored_tensors(folder)
+    _refuse_relatives(folder, stored)
+    extras = {name: tensor for name, tensor in stored.items() if name.startswith(EXTRAS)}
+    mllm = _qwen(folder, values, without((*EXTRAS, SEGMENTER), stored))
+    tokenizer = load_tokenizer(folder)
+    check_tokenizer(tokenizer, mllm.config, f"the tokenizer in {folder}")
+    plan = LensPlan(mllm, extras, values.get("num_of_query") or 64, folder, tokenizer)
+    fill(plan.described_connector(), folder, {name: tensor.to("meta") for name, tensor in extras.items()})
+    return plan
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: Qwen2_5_VLConfig, name: str) -> None:
+    """Refuses a tokenizer without Qwen's control tokens, or whose ids are not the model's; `name` is for messages."""
+    added, rows = tokenizer.get_added_vocab(), config.text_config.vocab_size
+    if missing := [token for token in CONTROLS if token not in added]:
+        raise CheckpointError(f"{name} has no {', '.join(missing)}: take the tokenizer's files from the checkpoint")
+    if len(tokenizer) > rows:
+        raise CheckpointError(
+            f"{name} has {len(tokenizer)} tokens, the model only {rows}: take both from one checkpoint"
+        )
+    if added[IMAGE_TOKEN] != config.image_token_id:
+        told = f"{added[IMAGE_TOKEN]}, to the model it is {config.image_token_id}"
+        raise CheckpointError(f"to {name} {IMAGE_TOKEN} is {told}: take both from one checkpoint")
+
+
+def _refuse_relatives(folder: Path, stored: Mapping[str, Tensor]) -> None:
+    """The checkpoints that look like LENS and are not, each with the way out."""
+    older = [name for name in sorted(stored) if name.endswith((".mlp.fc1.weight", ".norm1.bias"))]
+    if older := [name for name in older if name.startswith(("visual.blocks.", "model.visual.blocks."))]:
+        raise CheckpointError(
+            f"{folder} is built on Qwen2-VL (it has {older[0]}): use the weights of LENS that are built on Qwen2.5-VL"
+        )
+    if QUERY not in stored:
+        raise CheckpointError(
+            f"{folder} has no {QUERY}: it is not a LENS, but perhaps the Qwen2.5-VL it began with; use LENS's weights"
+        )
+
+
+def _qwen(folder: Path, values: Mapping[str, Any], stored: dict[str, Tensor]) -> Blueprint:
+    keys = NESTED if any(name.startswith("model.language_model.") for name in stored) else FLAT
+    nested = values.get("text_config")
+    text = {**values, **(nested if isinstance(nested, dict) else {})}
+    # Where the output layer is the embedding, a copy of it may be stored all the same; training never used it.
+    tied = bool(text.get("tie_word_embeddings")) or "lm_head.weight" not in stored
+    if tied:
+        stored = without(("lm_head.",), stored)
+    config = _config(folder / "config.json", values, text, tied)
+    return Blueprint(Qwen2_5_VLForConditionalGeneration, config, keys.native(stored), folder, keys.stored)
+
+
+def _config(file: Path, values: Mapping[str, Any], text: Mapping[str, Any], tied: bool) -> Qwen2_5_VLConfig:
+    vision = values.get("vision_config")
+    vision = vision if isinstance(vision, dict) else {}
+    missing = [name for name in _TEXT if name not in text]
+    missing += [f"vision_config.{name}" for name in _VISION if name not in vision]
+    if missing:
+        raise CheckpointError(f"{file} does not say {', '.join(missing)}: take it from the checkpoint")
+    try:
+        return Qwen2_5_VLConfig(
+            text_config={name: text[name] for name in (*_TEXT, *_TEXT_OPTIONS) if name in text},
+            vision_config={name: vision[name] for name in (*_VISION, *_VISION_OPTIONS) if name in vision},
+            tie_word_embeddings=tied,
+            **{name: values[name] for name in ("image_token_id", "video_token_id") if name in values},
+        )
+    except (*UNREADABLE, TypeError, KeyError) as error:
+        raise CheckpointError(f"{file} is not the config of a Qwen2.5-VL: {reason(error)}") from error

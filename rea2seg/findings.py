@@ -1,0 +1,78 @@
+"""What an examination of weights finds, before anything is loaded: facts for a person, and what memory they will need.
+
+A seat that can be examined has a classmethod `examine`, which takes the arguments of its config. It yields its findings
+one after another, and raises `CheckpointError` or `ConfigError`, in one line with the mend, at the first fault.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from rea2seg.devices import Precision
+
+BYTES: dict[Precision, float] = {
+    "float32": 4.0,
+    "bfloat16": 2.0,
+    "float16": 2.0,
+    "int8": 1.0,
+    # A scale of 8 bits for every 64 weights, and one of 32 for every 256 of those (QLoRA, double quantisation).
+    "nf4": 0.5 + 1 / 64 + 4 / (64 * 256),
+}
+GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at and is right."""
+
+    check: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a model needs while it runs.
+
+    language: weights of the language model, which quantisation shrinks. other: all other weights. working: an estimate
+    of the bytes that it computes with. precision: that of the config; a model without a language model keeps its own.
+    """
+
+    language: int
+    other: int
+    working: float
+    precision: Precision = "float32"
+
+    def weights(self, precision: Precision | None = None) -> float:
+        """Bytes of all weights in a precision, the config's own by default."""
+        precision = precision or self.precision
+        if not self.language:
+            return self.other * BYTES[self.precision]
+        rest = "bfloat16" if precision in ("int8", "nf4") else precision
+        return self.language * BYTES[precision] + self.other * BYTES[rest]
+
+
+def footprint(model: nn.Module, working: float, precision: Precision = "float32") -> Footprint:
+    """That of a model, which may lie on the meta device; what is `language_model` in it counts as such."""
+    sizes = Counter[bool]()
+    for name, weight in model.named_parameters():
+        sizes["language_model." in name] += weight.numel()
+    return Footprint(sizes[True], sizes[False], working, precision)
+
+
+def peak(footprints: Iterable[Footprint], precision: Precision | None = None, offload: bool = False) -> float:
+    """Bytes on one device for all stages: models with a language model take turns there if `offload`."""
+    each = list(footprints)
+    resident = sum(one.weights() for one in each if not one.language)
+    moving = [one.weights(precision) for one in each if one.language]
+    kept = max(moving, default=0.0) if offload else sum(moving)
+    return resident + kept + max((one.working for one in each), default=0.0)
+
+
+def stored_as(tensors: Mapping[str, Tensor]) -> str:
+    """How many tensors there are of each precision, most first."""
+    counted = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
+    return ", ".join(f"{count} {name}" for name, count in counted.most_common())

@@ -1,0 +1,234 @@
+"""LENS as a generator: a Qwen2.5-VL answers in words, then 64 learnt queries read it all for the segmenter.
+
+Departures from hustvl/LENS: native Qwen2.5-VL classes; a budget of new tokens, where upstream's evaluation allows 768
+tokens in all and thereby cuts long thoughts; the answer is greedy under the settings given here alone, while upstream's
+evaluation takes over what is saved with a checkpoint, such as a repetition penalty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    Qwen2_5_VLForConditionalGeneration,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from rea2seg.checkpoints.lens import END, IMAGE_TOKEN, PADDING, check_tokenizer, lens_plan
+from rea2seg.checkpoints.strict import fill
+from rea2seg.devices import HERE, ON_CPU, Placement
+from rea2seg.errors import ConfigError, require_choice, require_positive
+from rea2seg.generator.attention import enable, layer_range, probe, prompt_attention
+from rea2seg.generator.queries import QueryConnector
+from rea2seg.generator.qwen import Seen, processor_for, resized, see
+from rea2seg.generator.tokens import IMAGE, Conversation, TokenLayout, expand
+from rea2seg.geometry import CellMap
+from rea2seg.structures import Grounding, Query
+from rea2seg.text import control_id
+
+Wording = Literal["plain", "reasoning"]
+Mode = Literal["teacher", "generate"]
+QueryRow = Literal["first", "last", "mean"]
+
+QUERY = -201
+"""Stands for a learnt query in a list of ids, as `IMAGE` does for an image token."""
+
+
+def _wording(request: str) -> Conversation:
+    return Conversation(
+        prompt="<|im_start|>system\nYou are a helpful assistant. <|im_end|>\n<|im_start|>user\n<|vision_start|><image>"
+        f"<|vision_end|>{request}<|im_end|>\n<|im_start|>assistant\n",
+        reply="{answer}<|im_end|>",
+        controls=("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
+        stripped=(),
+    )
+
+
+WORDINGS: dict[Wording, Conversation] = {
+    "plain": _wording("Output the bounding box of the {question} in the image."),
+    "reasoning": _wording(
+        'Locate "{question}", report the bbox coordinates in JSON format.Compare the difference between objects and '
+        "find the most closely matched one.Output the thinking process in <think> </think> and final answer in "
+        "<answer> </answer> tags.Output the one bbox inside the interested object in JSON format.i.e., "
+        "<think>thinking process here</think><answer>answer here</answer>"
+    ),
+}
+"""What the published weights were trained with: `reasoning` is that of LENS_ReasonSeg_CoT, `plain` that of the others.
+No spaces stand between its sentences there either."""
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The live modules of a LENS."""
+
+    mllm: Qwen2_5_VLForConditionalGeneration
+    connector: QueryConnector
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load(folder: str | Path, placement: Placement = ON_CPU) -> Parts:
+    """Reads the layout of `rea2seg.checkpoints.lens`; every tensor must fit. The connector is always in float32."""
+    plan = lens_plan(Path(folder))
+    connector = plan.described_connector().to_empty(device="cpu")
+    fill(connector, plan.source, plan.connector)
+    mllm = plan.mllm.load(placement)
+    mllm.generation_config = GenerationConfig()
+    return Parts(mllm, connector.eval().to(mllm.device), plan.tokenizer)
+
+
+@dataclass(frozen=True)
+class _Exchange:
+    """A question with its answer as ids, the answer in words, and warnings."""
+
+    ids: list[int]
+    reply: str
+    flags: tuple[str, ...] = ()
+
+
+class Lens:
+    """The Generator seat on LENS. Its prompt embedding is one token for SAM 2.
+
+    `weights`: a folder in LENS's layout, or live modules, which stay where they are. `prompt`: the wording that the
+    weights were trained with, or another conversation. `layers`: the inclusive range, counted from 0, whose attention
+    is averaged; the paper's "layer 33" does not say from what it counts. `row`: the query whose attention is read, or
+    the mean over all. `mode`: `generate` lets the MLLM answer first, as LENS does; `teacher` puts `answer` in its mouth
+    instead, which is ours, for speed. `image_side`: the longest side is first resized to so many pixels, as for
+    ReasonSeg; `None` leaves the image as it is, as for RefCOCO and in LENS's demo. `max_pixels`: of the image that the
+    MLLM sees. `max_new_tokens`: of an answer; training allowed 768. `repetition_penalty`: 1 is none.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | Parts,
+        prompt: Wording | Conversation = "reasoning",
+        layers: tuple[int, int] = (33, 33),
+        row: QueryRow = "first",
+        mode: Mode = "generate",
+        answer: str = "",
+        image_side: int | None = 640,
+        max_pixels: int = 1_000_000,
+        max_new_tokens: int = 768,
+        repetition_penalty: float = 1.0,
+        placement: Placement = HERE,
+    ) -> None:
+        require_choice(QueryRow, row=row)
+        require_choice(Mode, mode=mode)
+        if isinstance(prompt, str):
+            require_choice(Wording, prompt=prompt)
+        require_positive(
+            max_pixels=max_pixels, max_new_tokens=max_new_tokens, image_side=1 if image_side is None else image_side
+        )
+        if repetition_penalty <= 0:
+            raise ConfigError(f"repetition_penalty must be above 0, not {repetition_penalty}")
+        self.conversation = WORDINGS[prompt] if isinstance(prompt, str) else prompt
+        self.conversation.check()
+        self.parts = weights if isinstance(weights, Parts) else load(weights, placement)
+        self.placement = placement
+        self.row, self.mode, self.answer, self.image_side = row, mode, answer, image_side
+        self.max_new_tokens, self.repetition_penalty = max_new_tokens, repetition_penalty
+        mllm, tokenizer = self.parts.mllm, self.parts.tokenizer
+        check_tokenizer(tokenizer, mllm.config, "the tokenizer")
+        self.end, self.padding, self.image_token = (
+            control_id(tokenizer, token) for token in (END, PADDING, IMAGE_TOKEN)
+        )
+        self.layers = layer_range(layers, mllm.config.text_config.num_hidden_layers)
+        self.processor = processor_for(mllm, max_pixels)
+        enable(mllm)
+
+    @classmethod
+    def wrap(
+        cls,
+        mllm: Qwen2_5_VLForConditionalGeneration,
+        connector: QueryConnector,
+        tokenizer: PreTrainedTokenizerBase,
+        **settings: Any,
+    ) -> Lens:
+        """A generator on live modules, which stay where and in what mode they are; put them in `eval` to ground."""
+        return cls(Parts(mllm, connector, tokenizer), **settings)
+
+    @torch.no_grad()
+    def ground(self, queries: Sequence[Query]) -> list[Grounding]:
+        """Grounds the queries one by one; an image shared by several of them (the same object) is encoded once."""
+        if not queries:
+            return []
+        distinct = {id(query.image): query.image for query in queries}
+        pictures = {key: resized(image, self.image_side) for key, image in distinct.items()}
+        with self.placement.present(self.parts.mllm, self.parts.connector):
+            seen = {key: see(self.parts.mllm, self.processor, picture) for key, picture in pictures.items()}
+            return [self._ground(query, seen[id(query.image)]) for query in queries]
+
+    def _ground(self, query: Query, seen: Seen) -> Grounding:
+        if self.mode == "generate":
+            return self._read(query, self._converse(query.text, seen), seen)
+        taught, _ = self.conversation.dialogue_ids(self.parts.tokenizer, query.text, self.answer)
+        return self._read(query, _Exchange(taught, self.answer), seen)
+
+    def _converse(self, question: str, seen: Seen) -> _Exchange:
+        tokenizer = self.parts.tokenizer
+        prompt = self.conversation.prompt_ids(tokenizer, question)
+        # LENS hides the padding token, which may also end an answer, from the queries.
+        said = [token for token in self._generate(prompt, seen) if token != self.padding]
+        if said and said[-1] == self.end:
+            return _Exchange(prompt + said, tokenizer.decode(said[:-1]))
+        flag = f"the answer stopped after {len(said)} tokens without {END}; the queries were read all the same"
+        return _Exchange(prompt + said, tokenizer.decode(said), (flag,))
+
+    def _generate(self, prompt: list[int], seen: Seen) -> list[int]:
+        expanded = torch.tensor([expand(prompt, len(seen.features))], device=seen.features.device)
+        ids = expanded.masked_fill(expanded == IMAGE, self.image_token)
+        greedy = GenerationConfig(
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+            repetition_penalty=self.repetition_penalty,
+            eos_token_id=[self.end, self.padding],
+            pad_token_id=self.padding,
+        )
+        whole = self.parts.mllm.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            # Without it the image would silently get the positions of text.
+            mm_token_type_ids=(expanded == IMAGE).int(),
+            image_grid_thw=seen.patches,
+            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=(seen.features,))},
+            generation_config=greedy,
+        )
+        said: list[int] = whole[0, ids.shape[1] :].tolist()
+        return said
+
+    def _read(self, query: Query, exchange: _Exchange, seen: Seen) -> Grounding:
+        """One pass over question, answer and queries: the states that become the prompt, and the attention rows."""
+        queries = self.parts.connector.learnable_query.shape[1]
+        ids = [*expand(exchange.ids, len(seen.features)), *[QUERY] * queries]
+        layout = TokenLayout.of(ids, seen.grid, QUERY)
+        rows = {"first": layout.segs[:1], "last": layout.segs[-1:], "mean": layout.segs}[self.row]
+        with probe(self.layers, torch.tensor([rows])) as found:
+            states = query_states(self.parts, torch.tensor([ids]), seen.features)
+        weights = [found.layers[layer][0] for layer in self.layers]
+        attention = prompt_attention(weights, layout).mean(0, keepdim=True)
+        token = self.parts.connector(states)[:, None].float()
+        return Grounding(token, attention, CellMap.stretched(query.size, seen.grid), exchange.reply, exchange.flags)
+
+
+def query_states(
+    parts: Parts, ids: Int[Tensor, "1 seq"], features: Float[Tensor, "tokens hidden"]
+) -> Float[Tensor, "1 queries hidden"]:
+    """The last states, after the final norm, of the `QUERY` ids, which come last. Can be differentiated.
+
+    All tokens have plain positions, those of the image too: LENS was trained so, although it answers under M-RoPE.
+    """
+    embeddings = parts.mllm.get_input_embeddings()(ids.clamp(min=0).to(parts.mllm.device))
+    ids = ids.to(embeddings.device)
+    for sentinel, values in ((IMAGE, features), (QUERY, parts.connector.learnable_query)):
+        embeddings = embeddings.masked_scatter((ids == sentinel)[..., None], values.to(embeddings))
+    positions = torch.arange(ids.shape[1], device=ids.device).expand(3, 1, -1)
+    output = parts.mllm.get_decoder()(inputs_embeds=embeddings, position_ids=positions, use_cache=False)
+    states: Tensor = output.last_hidden_state[:, -parts.connector.learnable_query.shape[1] :]
+    return states

@@ -1,0 +1,225 @@
+"""What a LISA, READ or SESAME on disk must be, name by name at true size, and what is said of one that is not."""
+
+# First: it makes torchvision, which transformers imports, usable beside a CPU-only torch.
+import rea2seg  # noqa: F401
+
+# isort: split
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from segment_anything import sam_model_registry
+from transformers import CLIPModel, CLIPVisionConfig, LlamaConfig, LlamaForCausalLM
+
+from rea2seg.checkpoints.lisa import CONNECTOR, SEGMENTER, _llava, lisa_plan
+from rea2seg.checkpoints.stored import stored_tensors, under, without
+from rea2seg.errors import CheckpointError
+from rea2seg.generator.llava import Connector
+from tests.public.lisa import LISA_7B, READ_7B, write_clip, write_lisa, write_shards
+from tests.public.llama import write_tokenizer
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lisa")
+    return folder, write_lisa(folder, LISA_7B), write_clip(folder / "clip", 224)
+
+
+@pytest.fixture
+def copy(written, tmp_path):
+    """A checkpoint to spoil; files are linked until they are written anew."""
+    folder = tmp_path / "LISA-7B-v1"
+    shutil.copytree(written[0], folder, copy_function=lambda source, target: Path(target).symlink_to(source))
+    return folder
+
+
+def replace(file: Path, content: str | bytes) -> None:
+    file.unlink()
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        lisa_plan(folder, folder / "clip").mllm.check()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# True size
+
+
+def manifest(vocabulary, hidden, inner, layers, heads, side, two_linears):
+    """Names and shapes of a whole public checkpoint and of its CLIP, from upstream classes on the meta device."""
+    text = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=side,
+        patch_size=14,
+    )
+    with torch.device("meta"):
+        language = LlamaForCausalLM(text).state_dict()
+        segmenter = sam_model_registry["vit_h"]().state_dict()
+        clip = CLIPModel(CLIPModel.config_class(vision_config=vision.to_dict())).state_dict()
+        projector = [torch.nn.Linear(1024, hidden), *([torch.nn.Linear(hidden, hidden)] if two_linears else [])]
+        fcs = torch.nn.Sequential(torch.nn.Linear(hidden, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 256))
+    stored = dict(language) | {f"model.visual_model.{name}": weight for name, weight in segmenter.items()}
+    places = ["0.", "2."] if two_linears else [""]
+    for place, layer in zip(places, projector, strict=True):
+        stored |= {f"model.mm_projector.{place}{name}": weight for name, weight in layer.state_dict().items()}
+    stored |= {f"model.text_hidden_fcs.0.{name}": weight for name, weight in fcs.state_dict().items()}
+    return stored, clip, text, vision
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count"),
+    [
+        ((32_004, 4096, 11_008, 32, 32, 224, False), 891),  # LISA-7B-v1
+        ((32_003, 5120, 13_824, 40, 40, 224, False), 963),  # LISA-13B-llama2-v1
+        ((32_003, 4096, 11_008, 32, 32, 336, True), 893),  # READ-7B, SESAME-7B
+        ((32_003, 5120, 13_824, 40, 40, 336, True), 965),  # READ-13B
+    ],
+)
+def test_at_true_size_every_name_and_shape_is_what_the_loader_expects(sizes, count, tmp_path, monkeypatch):
+    stored, clip, text, vision = manifest(*sizes)
+    assert len(stored) == count
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": vision.to_dict()}))
+    monkeypatch.setattr("rea2seg.checkpoints.lisa.stored_tensors", lambda _: dict(clip))
+    own = without((CONNECTOR, SEGMENTER), stored)
+    assert count - len(own) == 4 + 594
+    _llava(tmp_path, text.to_dict(), own, tmp_path).check()
+    with torch.device("meta"):
+        connector = Connector(text.hidden_size, 256).state_dict()
+    public = {f"text_hidden_fcs.{name}": weight.shape for name, weight in under(CONNECTOR, stored).items()}
+    assert {name: weight.shape for name, weight in connector.items()} == public
+
+
+# What is not as it should be
+
+
+def test_a_whole_checkpoint_passes(copy):
+    assert refusal_of_nothing(copy)
+
+
+def refusal_of_nothing(folder):
+    plan = lisa_plan(folder, folder / "clip")
+    return plan.mllm.check() is not None and plan.tokenizer.get_added_vocab()["[SEG]"] == 32_003
+
+
+def test_a_missing_shard_is_named(copy):
+    (copy / "pytorch_model-00002-of-00002.bin").unlink()
+    told = "which pytorch_model.bin.index.json names: download what is missing"
+    assert refusal(copy) == f"{copy} lacks pytorch_model-00002-of-00002.bin, {told}"
+
+
+def test_a_shard_that_is_cut_off_is_named(copy, written):
+    file = copy / "pytorch_model-00002-of-00002.bin"
+    whole = (written[0] / file.name).read_bytes()
+    replace(file, whole[: len(whole) // 2])
+    assert refusal(copy).startswith(f"{file} is damaged or cut off: download it again (")
+
+
+def test_a_pickle_of_more_than_tensors_is_not_read(copy):
+    file = copy / "pytorch_model-00001-of-00002.bin"
+    replace(file, pickle.dumps({"model.norm.weight": Path("anything")}))
+    told = "is a pickle of more than tensors, or damaged, and is not read: get the weights as safetensors"
+    assert refusal(copy) == f"{file} {told}"
+
+
+def rewritten(copy, state):
+    for file in copy.glob("pytorch_model*"):
+        file.unlink()
+    write_shards(copy, state, safetensors=False)
+
+
+DO = "download it again, or name the config that is made for it"
+
+
+def test_surplus_and_missing_keys_are_named_as_the_checkpoint_names_them(copy, written):
+    state = dict(written[1])
+    state["model.surplus.weight"] = state.pop("model.layers.17.mlp.up_proj.weight")
+    rewritten(copy, state)
+    faults = "missing tensors: model.layers.17.mlp.up_proj.weight; unexpected tensors: model.surplus.weight"
+    assert refusal(copy) == f"{copy} has {faults}: {DO}"
+
+
+def test_a_vocabulary_of_another_size_is_told_by_the_shapes(copy):
+    config = json.loads((copy / "config.json").read_text())
+    replace(copy / "config.json", json.dumps(config | {"vocab_size": 32_010}))
+    rows = "[32004, 64] instead of [32010, 64]"
+    faults = f"mismatched tensors: lm_head.weight {rows}, model.embed_tokens.weight {rows}"
+    assert refusal(copy) == f"{copy} has {faults}: {DO}"
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(copy):
+    for name in ("added_tokens.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model"):
+        (copy / name).unlink()
+    write_tokenizer(copy, [*LISA_7B.added, "<one more>"])
+    told = "has 32005 tokens, and config.json only 32004: take both from the same checkpoint"
+    assert refusal(copy) == f"the tokenizer in {copy} {told}"
+
+
+def test_a_tokenizer_without_seg_is_refused(copy):
+    (copy / "added_tokens.json").unlink()
+    told = "has no [SEG]: take its files from the checkpoint, not its base"
+    assert refusal(copy) == f"the tokenizer in {copy} {told}"
+
+
+def test_version_0_is_refused(copy, written):
+    rewritten(copy, {f"lm.{name}": weight for name, weight in written[1].items()})
+    told = "is a LISA of version 0 (it has lm.lm_head.weight): use one of version 1, LISA-7B-v1"
+    assert refusal(copy) == f"{copy} {told}"
+
+
+def test_delta_weights_are_refused(copy, written):
+    delta = {name: weight - 1 if "norm" in name else weight for name, weight in written[1].items()}
+    delta["model.norm.weight"] = 0.01 * delta["model.norm.weight"]
+    rewritten(copy, delta)
+    told = "holds delta weights (model.norm.weight is near 0): add them to their base first"
+    assert refusal(copy) == f"{copy} {told}"
+
+
+def test_a_llava_without_connector_is_refused(copy, written):
+    rewritten(copy, without((CONNECTOR,), written[1]))
+    told = "has no model.text_hidden_fcs.*: it is a LLaVA without LISA's connector; use LISA's weights"
+    assert refusal(copy) == f"{copy} {told}"
+
+
+def test_the_vision_tower_must_be_given_and_be_the_one_of_the_training(copy, tmp_path):
+    with pytest.raises(CheckpointError) as caught:
+        lisa_plan(copy)
+    told = "comes without its vision tower: give a folder of openai/clip-vit-large-patch14 as vision_tower"
+    assert str(caught.value) == f"{copy} {told}"
+    write_clip(tmp_path / "other", 336)
+    with pytest.raises(CheckpointError) as caught:
+        lisa_plan(copy, tmp_path / "other")
+    told = f"sees 336 px, and {copy} was trained on openai/clip-vit-large-patch14: download that one"
+    assert str(caught.value) == f"{tmp_path / 'other'} {told}"
+
+
+def test_a_config_without_its_numbers_is_refused(copy):
+    replace(copy / "config.json", json.dumps({"architectures": ["LISAForCausalLM"], "vision_tower": "x"}))
+    missing = "hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, vocab_size"
+    assert refusal(copy) == f"{copy / 'config.json'} does not say {missing}: take it from the checkpoint"
+
+
+def test_safetensors_in_shards_without_an_index_are_found_and_counted(tmp_path):
+    state = write_lisa(tmp_path, READ_7B)
+    (tmp_path / "model.safetensors.index.json").unlink()
+    assert stored_tensors(tmp_path).keys() == state.keys()
+    (tmp_path / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError) as caught:
+        stored_tensors(tmp_path)
+    told = "which the names of the others count: download what is missing"
+    assert str(caught.value) == f"{tmp_path} lacks model-00001-of-00002.safetensors, {told}"
