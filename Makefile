@@ -24,6 +24,9 @@ $(VENV)/installed: setup.cfg pyproject.toml
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable ".[dev]"
+	# sam2 is built against the torch that is already there, without its CUDA kernel, which only videos want.
+	$(BIN)/pip install --quiet setuptools wheel
+	SAM2_BUILD_CUDA=0 $(BIN)/pip install --quiet --no-build-isolation sam2==1.1.0
 	touch $@
 
 infer: $(VENV)/installed

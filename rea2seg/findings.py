@@ -39,12 +39,14 @@ class Footprint:
 
     language: weights of the language model, which quantisation shrinks. other: all other weights. working: an estimate
     of the bytes that it computes with. precision: that of the config; a model without a language model keeps its own.
+    fixed: weights that are always in float32.
     """
 
     language: int
     other: int
     working: float
     precision: Precision = "float32"
+    fixed: int = 0
 
     def weights(self, precision: Precision | None = None) -> float:
         """Bytes of all weights in a precision, the config's own by default."""
@@ -52,7 +54,7 @@ class Footprint:
         if not self.language:
             return self.other * BYTES[self.precision]
         rest = "bfloat16" if precision in ("int8", "nf4") else precision
-        return self.language * BYTES[precision] + self.other * BYTES[rest]
+        return self.language * BYTES[precision] + self.other * BYTES[rest] + 4.0 * self.fixed
 
 
 def footprint(model: nn.Module, working: float, precision: Precision = "float32") -> Footprint:

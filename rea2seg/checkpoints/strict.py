@@ -27,7 +27,7 @@ from rea2seg.checkpoints.stored import stored_tensors
 from rea2seg.devices import Placement, chosen_device
 from rea2seg.errors import CheckpointError, ConfigError, reason
 
-UNREADABLE = (OSError, RuntimeError, SafetensorError, StrictDataclassError, ValueError)
+UNREADABLE = (KeyError, OSError, RuntimeError, SafetensorError, StrictDataclassError, ValueError)
 """What transformers, PEFT and safetensors raise on missing and damaged files."""
 
 FULL = ["model.vision_tower", "model.multi_modal_projector", "model.visual", "lm_head"]

@@ -136,10 +136,8 @@ class InternVL:
         yield Finding("tensors", f"InternVL {stored_as(blueprint.tensors)}: all fit")
         yield Finding("config", f"{text.num_hidden_layers} layers of width {text.hidden_size}")
         ScoreGrammar.of(tokenizer)
-        slot = control_id(tokenizer, EvaluatorTemplate().image_slot)
-        yield Finding(
-            "ids", f"{EvaluatorTemplate().image_slot} is {slot} of {text.vocab_size}, digits are single tokens"
-        )
+        slot = EvaluatorTemplate().image_slot
+        yield Finding("ids", f"{slot} is {control_id(tokenizer, slot)} of {text.vocab_size}, digits are single tokens")
         tile, mask = (tokens_per_tile(blueprint.config, side) for side in (image_side, mask_side))
         most = tile * (image_tiles + (image_tiles > 1))
         yield Finding("image", f"at most {most} tokens of the picture, {mask} of each mask")

@@ -7,9 +7,10 @@ evaluation takes over what is saved with a checkpoint, such as a repetition pena
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -26,6 +27,7 @@ from rea2seg.checkpoints.lens import END, IMAGE_TOKEN, PADDING, check_tokenizer,
 from rea2seg.checkpoints.strict import fill
 from rea2seg.devices import HERE, ON_CPU, Placement
 from rea2seg.errors import ConfigError, require_choice, require_positive
+from rea2seg.findings import Finding, Footprint, footprint, stored_as
 from rea2seg.generator.attention import enable, layer_range, probe, prompt_attention
 from rea2seg.generator.queries import QueryConnector
 from rea2seg.generator.qwen import Seen, processor_for, resized, see
@@ -153,6 +155,34 @@ class Lens:
     ) -> Lens:
         """A generator on live modules, which stay where and in what mode they are; put them in `eval` to ground."""
         return cls(Parts(mllm, connector, tokenizer), **settings)
+
+    @classmethod
+    def examine(
+        cls,
+        weights: str,
+        layers: Sequence[int] = (33, 33),
+        max_pixels: int = 1_000_000,
+        max_new_tokens: int = 768,
+        placement: Mapping[str, Any] = MappingProxyType({}),
+        **_: Any,
+    ) -> Iterator[Finding | Footprint]:
+        """What a pipeline with these arguments will load, found without loading it (`rea2seg.findings`)."""
+        plan = lens_plan(Path(weights))
+        mllm, text = plan.mllm.check(), plan.mllm.config.text_config
+        yield Finding("tensors", f"MLLM {stored_as(plan.mllm.tensors)}; connector {stored_as(plan.connector)}: all fit")
+        layer_range((layers[0], layers[1]), text.num_hidden_layers)
+        told = f"{text.num_hidden_layers} layers of width {text.hidden_size}, those of the map among them"
+        yield Finding("config", f"{told}; {plan.queries} queries")
+        slot = control_id(plan.tokenizer, IMAGE_TOKEN)
+        yield Finding("ids", f"{IMAGE_TOKEN} is {slot} of {text.vocab_size}")
+        cell = plan.mllm.config.vision_config.patch_size * plan.mllm.config.vision_config.spatial_merge_size
+        tokens = max_pixels // cell**2
+        yield Finding("image", f"at most {tokens} tokens, one for {cell} x {cell} px")
+        # Keys and values, two bytes each, of all that is read and said, and as much again for what is computed.
+        shared = text.hidden_size * text.num_key_value_heads / text.num_attention_heads
+        working = 2 * 2 * 2 * text.num_hidden_layers * shared * (tokens + max_new_tokens + plan.queries)
+        own = footprint(mllm, working, Placement(**placement).precision)
+        yield replace(own, fixed=footprint(plan.described_connector(), 0.0).other)
 
     @torch.no_grad()
     def ground(self, queries: Sequence[Query]) -> list[Grounding]:

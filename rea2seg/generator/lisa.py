@@ -36,7 +36,7 @@ from rea2seg.generator.llava import (
     last_hidden,
     load,
 )
-from rea2seg.generator.tokens import PLACEHOLDER, SEG, Conversation, Row, TokenLayout, expand
+from rea2seg.generator.tokens import SEG, Conversation, Row, TokenLayout, expand
 from rea2seg.structures import Grounding, Query
 from rea2seg.text import control_id
 
@@ -222,9 +222,6 @@ class Lisa:
             raise CheckpointError(f"the tokenizer has {len(self.parts.tokenizer)} tokens, the model only {rows}")
         if vision.image_size % vision.patch_size:
             raise ConfigError(f"patches of {vision.patch_size} pixels do not tile an image of {vision.image_size}")
-        asked, told = self.conversation.prompt, self.conversation.reply
-        for template, slot in ((asked, PLACEHOLDER), (asked, "{question}"), (told, "{answer}")):
-            if template.count(slot) != 1:
-                raise ConfigError(f"the conversation's template {template!r} must hold one {slot}")
+        self.conversation.check()
         if SEG not in self.answer:
             raise ConfigError(f"the answer {self.answer!r} holds no {SEG}")

@@ -71,7 +71,7 @@ def test_weights_that_do_not_fit_are_refused_with_the_file_and_the_tensor(model,
         named = "depth"
     else:
         (tmp_path / "config.json").unlink()
-        named = "mismatched tensors: mask_decoder"
+        named = "mismatched tensors: image_encoder.neck"
     with pytest.raises(CheckpointError) as error:
         load_sam(tmp_path)
     assert named in str(error.value)
