@@ -44,7 +44,7 @@ class Footprint:
 
     language: int
     other: int
-    working: float
+    working: int
     precision: Precision = "float32"
     fixed: int = 0
 
@@ -57,7 +57,7 @@ class Footprint:
         return self.language * BYTES[precision] + self.other * BYTES[rest] + 4.0 * self.fixed
 
 
-def footprint(model: nn.Module, working: float, precision: Precision = "float32") -> Footprint:
+def footprint(model: nn.Module, working: int, precision: Precision = "float32") -> Footprint:
     """That of a model, which may lie on the meta device; what is `language_model` in it counts as such."""
     sizes = Counter[bool]()
     for name, weight in model.named_parameters():

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from rea2seg.checkpoints.hub import Repository
 from rea2seg.config import config_names, load_config, package_path
 from rea2seg.errors import ConfigError
 from tests.fakes import PaintEvaluator, PaintSegmenter
@@ -216,3 +217,60 @@ def test_every_packaged_config_is_right_and_says_how_to_run_it(name, tmp_path):
         (tmp_path / address).mkdir(parents=True, exist_ok=True)
     config = load_config(name, tmp_path, seed=1, reasoning=True)
     assert json.loads(config.text()) == json.loads(load_config(name, tmp_path, seed=1, reasoning=True).text())
+
+
+# Weights from a table
+
+
+@pytest.fixture
+def table(paint, written):
+    """A config whose generator takes its grid of paint from a table of weights."""
+
+    def write(weights: Any) -> Path:
+        paint["generator"] = {
+            "class_path": "rea2seg.generator.lisa.Lisa",
+            "init_args": {"weights": "weights://generator", "vision_tower": "weights://tower"},
+        }
+        return written(paint | {"weights": weights})
+
+    return write
+
+
+HUB = {"repo": "xinlai/LISA-7B-v1", "revision": "43c754e", "files": ["*.json"]}
+
+
+def test_a_table_names_a_path_or_a_repository_for_each_part(table, tmp_path, monkeypatch):
+    config = load_config(table({"generator": HUB, "tower": str(tmp_path)}))
+    lisa = config.seats["generator"]["init_args"]
+    assert (lisa["weights"], lisa["vision_tower"]) == ("weights://generator", str(tmp_path))
+    assert config.repositories == {"generator": Repository("xinlai/LISA-7B-v1", "43c754e", ("*.json",))}
+    assert '"revision": "43c754e"' in config.text()
+    asked = []
+    monkeypatch.setattr("rea2seg.config.fetched", lambda source, download: asked.append((source, download)) or tmp_path)
+    local = config.local(download=False)
+    assert asked == [(config.repositories["generator"], False)]
+    assert local.seats["generator"]["init_args"]["weights"] == str(tmp_path)
+    assert local.repositories == {}
+
+
+def test_a_folder_of_weights_replaces_the_whole_table(table, tmp_path):
+    place = table({"generator": HUB, "tower": HUB})
+    for name in ("generator", "tower"):
+        (tmp_path / name).mkdir()
+    config = load_config(place, tmp_path)
+    assert config.seats["generator"]["init_args"]["weights"] == str(tmp_path / "generator")
+    assert config.repositories == {}
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ({"generator": HUB}, "weights://tower is not in its table of weights: generator"),
+        ({"generator": {"repo": "a/b"}, "tower": "/"}, "weights must be a path, or a table of names with a path or"),
+        ({"generator": HUB | {"branch": "x"}, "tower": "/"}, "unexpected keyword argument 'branch'"),
+        ({"generator": HUB, "tower": "/no/such"}, "the weights '/no/such' do not exist"),
+        ([1], "weights must be a path, or a table"),
+    ],
+)
+def test_a_table_that_is_wrong_is_refused_by_name(table, weights, told):
+    assert told in refusal(table(weights))

@@ -144,7 +144,7 @@ class InternVL:
         # Before the adapter, which adds weights to the model but is merged.
         # Keys and values, two bytes each, of three groups of five masks behind their prefix, and as much for the rest.
         read = 3 * (most + 5 * mask)
-        shared = text.hidden_size * text.num_key_value_heads / text.num_attention_heads
+        shared = text.hidden_size * text.num_key_value_heads // text.num_attention_heads
         working = 2 * 2 * 2 * text.num_hidden_layers * shared * read
         needed = footprint(model, working, Placement(**placement).precision)
         if adapter is not None:

@@ -179,10 +179,10 @@ class Lens:
         tokens = max_pixels // cell**2
         yield Finding("image", f"at most {tokens} tokens, one for {cell} x {cell} px")
         # Keys and values, two bytes each, of all that is read and said, and as much again for what is computed.
-        shared = text.hidden_size * text.num_key_value_heads / text.num_attention_heads
+        shared = text.hidden_size * text.num_key_value_heads // text.num_attention_heads
         working = 2 * 2 * 2 * text.num_hidden_layers * shared * (tokens + max_new_tokens + plan.queries)
         own = footprint(mllm, working, Placement(**placement).precision)
-        yield replace(own, fixed=footprint(plan.described_connector(), 0.0).other)
+        yield replace(own, fixed=footprint(plan.described_connector(), 0).other)
 
     @torch.no_grad()
     def ground(self, queries: Sequence[Query]) -> list[Grounding]:
