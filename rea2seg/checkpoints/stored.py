@@ -13,8 +13,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rea2seg.errors import CheckpointError, reason
@@ -125,8 +124,9 @@ def only_file(place: Path) -> Path:
 def _read(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
-            mapped: dict[str, Tensor] = load_file(file)
-            return mapped
+            # One by one: all at once, safetensors would read the whole file.
+            with safe_open(file, framework="pt") as opened:
+                return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # it is no mapping
         # torch warns of pickles that it then refuses; only its own format since 1.6 can be mapped.
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))

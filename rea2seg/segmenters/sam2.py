@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from accelerate import init_empty_weights
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
@@ -218,13 +219,14 @@ class Sam2:
         """What a pipeline with these arguments will load, found without loading it (`rea2seg.findings`)."""
         tensors = sam2_tensors(Path(weights))
         config = Sam2Config.of(tensors, Path(weights))
-        with torch.device("meta"):
+        # Not on the meta device: upstream's trunk reads numbers off a tensor while it is built.
+        with init_empty_weights():
             model = Sam2Model(config)
         check_fit(model.state_dict(), Path(weights), IMAGE_HALF.native(tensors))
         yield Finding("tensors", f"SAM 2 {stored_as(tensors)}: all fit, those of video among them unused")
         yield Finding("config", f"{sum(config.stages)} blocks of width {config.width} and up, {config.image_size} px")
         if token_heads is not None:
-            with torch.device("meta"):
+            with init_empty_weights():
                 heads = Sam2Heads(config)
             check_fit(heads.state_dict(), Path(token_heads), head_tensors(Path(token_heads), config))
             yield Finding("heads", "the prompt encoder and decoder for raw tokens fit")

@@ -11,15 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from segment_anything import sam_model_registry
-from transformers import CLIPModel, CLIPVisionConfig, LlamaConfig, LlamaForCausalLM
 
 from rea2seg.checkpoints.lisa import CONNECTOR, SEGMENTER, _llava, lisa_plan
 from rea2seg.checkpoints.stored import stored_tensors, under, without
 from rea2seg.errors import CheckpointError
 from rea2seg.generator.llava import Connector
-from tests.public.lisa import LISA_7B, READ_7B, write_clip, write_lisa, write_shards
+from tests.public.lisa import LISA_7B, READ_7B, TRUE, true_tensors, write_clip, write_lisa
 from tests.public.llama import write_tokenizer
+from tests.public.shards import write_shards
 
 
 @pytest.fixture(scope="module")
@@ -51,48 +50,17 @@ def refusal(folder: Path) -> str:
 # True size
 
 
-def manifest(vocabulary, hidden, inner, layers, heads, side, two_linears):
-    """Names and shapes of a whole public checkpoint and of its CLIP, from upstream classes on the meta device."""
-    text = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-    )
-    vision = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=side,
-        patch_size=14,
-    )
-    with torch.device("meta"):
-        language = LlamaForCausalLM(text).state_dict()
-        segmenter = sam_model_registry["vit_h"]().state_dict()
-        clip = CLIPModel(CLIPModel.config_class(vision_config=vision.to_dict())).state_dict()
-        projector = [torch.nn.Linear(1024, hidden), *([torch.nn.Linear(hidden, hidden)] if two_linears else [])]
-        fcs = torch.nn.Sequential(torch.nn.Linear(hidden, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 256))
-    stored = dict(language) | {f"model.visual_model.{name}": weight for name, weight in segmenter.items()}
-    places = ["0.", "2."] if two_linears else [""]
-    for place, layer in zip(places, projector, strict=True):
-        stored |= {f"model.mm_projector.{place}{name}": weight for name, weight in layer.state_dict().items()}
-    stored |= {f"model.text_hidden_fcs.0.{name}": weight for name, weight in fcs.state_dict().items()}
-    return stored, clip, text, vision
-
-
 @pytest.mark.parametrize(
     ("sizes", "count"),
     [
-        ((32_004, 4096, 11_008, 32, 32, 224, False), 891),  # LISA-7B-v1
-        ((32_003, 5120, 13_824, 40, 40, 224, False), 963),  # LISA-13B-llama2-v1
-        ((32_003, 4096, 11_008, 32, 32, 336, True), 893),  # READ-7B, SESAME-7B
-        ((32_003, 5120, 13_824, 40, 40, 336, True), 965),  # READ-13B
+        (TRUE["LISA-7B-v1"], 891),
+        (TRUE["LISA-13B-llama2-v1"], 963),
+        (TRUE["READ-7B"], 893),  # and SESAME-7B
+        (TRUE["READ-13B"], 965),
     ],
 )
 def test_at_true_size_every_name_and_shape_is_what_the_loader_expects(sizes, count, tmp_path, monkeypatch):
-    stored, clip, text, vision = manifest(*sizes)
+    stored, clip, text, vision = true_tensors(sizes)
     assert len(stored) == count
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": vision.to_dict()}))
     monkeypatch.setattr("rea2seg.checkpoints.lisa.stored_tensors", lambda _: dict(clip))
@@ -140,7 +108,7 @@ def test_a_pickle_of_more_than_tensors_is_not_read(copy):
 def rewritten(copy, state):
     for file in copy.glob("pytorch_model*"):
         file.unlink()
-    write_shards(copy, state, safetensors=False)
+    write_shards(copy, state, ending="bin")
 
 
 DO = "download it again, or name the config that is made for it"

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
+
+from tests.public.shards import write_shards
 
 Layout = Literal["original", "native"]
 TokenizerFiles = Literal["slow", "added", "fast"]
@@ -308,21 +309,6 @@ def write_internvl(
     write_shards(folder, native_tensors(tensors) if native else tensors, shards)
     write_tokenizer(folder, tokenizer or ("fast" if native else "slow"))
     return folder
-
-
-def write_shards(folder: Path, tensors: Mapping[str, Tensor], shards: int) -> None:
-    """Safetensors under the hub's names, with an index where there are several."""
-    if shards == 1:
-        save_file(dict(tensors), folder / "model.safetensors", metadata={"format": "pt"})
-        return
-    names, places = sorted(tensors), dict[str, str]()
-    for shard in range(shards):
-        file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
-        held = names[shard::shards]
-        save_file({name: tensors[name] for name in held}, folder / file, metadata={"format": "pt"})
-        places |= dict.fromkeys(held, file)
-    index = {"metadata": {"total_size": 0}, "weight_map": places}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def write_tokenizer(folder: Path, files: TokenizerFiles = "slow", left_out: str = "") -> None:

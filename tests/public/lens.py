@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
+
+from tests.public.shards import write_shards
 
 Layout = Literal["flat", "nested"]
 
@@ -115,18 +116,6 @@ def write_lens(
     write_config(folder, size, tokenizer, layout)
     write_shards(folder, tensors, shards)
     return tensors
-
-
-def write_shards(folder: Path, tensors: Mapping[str, Tensor], shards: int) -> None:
-    """The tensors in numbered files with an index."""
-    names, table = list(tensors), {}
-    for number in range(shards):
-        file = f"model-{number + 1:05}-of-{shards:05}.safetensors"
-        part = names[number * len(names) // shards : (number + 1) * len(names) // shards]
-        save_file({name: tensors[name].contiguous() for name in part}, folder / file, metadata={"format": "pt"})
-        table |= dict.fromkeys(part, file)
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    _write(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": table})
 
 
 def write_config(folder: Path, size: Size, tokenizer: PreTrainedTokenizerFast, layout: Layout = "flat") -> None:

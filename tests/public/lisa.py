@@ -9,14 +9,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from segment_anything import sam_model_registry
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, LlamaConfig, LlamaForCausalLM
+from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, LlamaConfig, LlamaForCausalLM
 
 from tests.public.llama import PIECES, write_tokenizer
 from tests.public.sam import narrow_sam
+from tests.public.shards import write_shards
 
 State = dict[str, Tensor]
+Sizes = tuple[int, int, int, int, int, int, bool]
+TRUE: dict[str, Sizes] = {
+    "LISA-7B-v1": (32_004, 4096, 11_008, 32, 32, 224, False),
+    "LISA-13B-llama2-v1": (32_003, 5120, 13_824, 40, 40, 224, False),
+    "READ-7B": (32_003, 4096, 11_008, 32, 32, 336, True),
+    "READ-13B": (32_003, 5120, 13_824, 40, 40, 336, True),
+}
+"""Vocabulary, width, inner width, layers, heads, pixels of CLIP, and whether the projector has two layers."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ def write_lisa(folder: Path, family: Family) -> State:
     state |= connector_state(family)
     state |= {f"model.visual_model.{name}": weight for name, weight in narrow_sam(seed=5).state_dict().items()}
     write_tokenizer(folder, list(family.added))
-    write_shards(folder, state, family.safetensors)
+    write_shards(folder, state, ending="safetensors" if family.safetensors else "bin")
     (folder / "config.json").write_text(json.dumps(lisa_config(family)))
     return state
 
@@ -150,24 +159,6 @@ def lisa_config(family: Family) -> dict[str, object]:
     }
 
 
-def write_shards(folder: Path, state: State, safetensors: bool) -> None:
-    """Two shards and their index."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stem, ending = ("model", "safetensors") if safetensors else ("pytorch_model", "bin")
-    names = sorted(state)
-    weight_map = {}
-    for number, part in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), 1):
-        file = folder / f"{stem}-{number:05}-of-00002.{ending}"
-        shard = {name: state[name].contiguous() for name in part}
-        if safetensors:
-            save_file(shard, file, metadata={"format": "pt"})
-        else:
-            torch.save(shard, file)
-        weight_map |= dict.fromkeys(part, file.name)
-    index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
-    (folder / f"{stem}.{ending}.index.json").write_text(json.dumps(index))
-
-
 def write_clip(folder: Path, side: int) -> State:
     """openai/clip-vit-large-patch14 or -336 in small: both halves, 24 layers, patches of 14 pixels."""
     torch.manual_seed(6)
@@ -192,3 +183,35 @@ def write_clip(folder: Path, side: int) -> State:
         json.dumps({"model_type": "clip", "text_config": text, "vision_config": vision})
     )
     return state
+
+
+def true_tensors(sizes: Sizes) -> tuple[State, State, LlamaConfig, CLIPVisionConfig]:
+    """Names and shapes of a whole public checkpoint and of its CLIP, from upstream classes on the meta device."""
+    vocabulary, hidden, inner, layers, heads, side, two_linears = sizes
+    text = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=side,
+        patch_size=14,
+    )
+    with torch.device("meta"):
+        language = LlamaForCausalLM(text).state_dict()
+        segmenter = sam_model_registry["vit_h"]().state_dict()
+        clip = CLIPModel(CLIPModel.config_class(vision_config=vision.to_dict())).state_dict()
+        projector = [torch.nn.Linear(1024, hidden), *([torch.nn.Linear(hidden, hidden)] if two_linears else [])]
+        fcs = torch.nn.Sequential(torch.nn.Linear(hidden, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 256))
+    stored = dict(language) | {f"model.visual_model.{name}": weight for name, weight in segmenter.items()}
+    places = ["0.", "2."] if two_linears else [""]
+    for place, layer in zip(places, projector, strict=True):
+        stored |= {f"model.mm_projector.{place}{name}": weight for name, weight in layer.state_dict().items()}
+    stored |= {f"model.text_hidden_fcs.0.{name}": weight for name, weight in fcs.state_dict().items()}
+    return stored, clip, text, vision
