@@ -26,7 +26,7 @@ def small(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     write_internvl(folder / "evaluator", layout="original")
     if request.param == "rea2seg_lens_3b":
-        write_lens(folder / "generator")
+        write_lens(folder / "generator", brief=True)
         (folder / "segmenter").mkdir()
         write_sam2(folder / "segmenter" / "sam2_hiera_large.pt", channels=256)
     else:

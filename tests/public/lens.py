@@ -100,10 +100,12 @@ def write_lens(
     sam: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype = torch.bfloat16,
     seed: int = 0,
+    brief: bool = False,
 ) -> dict[str, Tensor]:
     """Writes all files of a checkpoint with random weights; returns the tensors under the names they were written as.
 
-    `sam`: tensors that are stored under `sam.` beside LENS's own.
+    `sam`: tensors that are stored under `sam.` beside LENS's own. `brief`: the token that ends an answer stands out, so
+    that answers are short.
     """
     size, generator = Size(), torch.Generator().manual_seed(seed)
     shapes = qwen_shapes(size) | extra_shapes(size)
@@ -114,6 +116,8 @@ def write_lens(
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = write_tokenizer(folder)
     write_config(folder, size, tokenizer, layout)
+    if brief:
+        tensors["model.embed_tokens.weight"][tokenizer.convert_tokens_to_ids("<|im_end|>")] *= 20
     write_shards(folder, tensors, shards)
     return tensors
 

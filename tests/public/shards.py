@@ -20,7 +20,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], shards: int = 2, e
     """Numbered files and their index, or one file without."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = "model" if ending == "safetensors" else "pytorch_model"
-    names, places = sorted(tensors), dict[str, str]()
+    names, places = list(tensors), dict[str, str]()
     for shard in range(shards):
         part = names[shard * len(names) // shards : (shard + 1) * len(names) // shards]
         number = f"-{shard + 1:05}-of-{shards:05}" if shards > 1 else ""
