@@ -109,7 +109,8 @@ def prompt_attention(
     layers: Sequence[Float[Tensor, "*n heads keys"]], layout: TokenLayout
 ) -> Float[Tensor, "*n rows cols"]:
     """What prompt rows give to each image token: mean over heads and layers, after the softmax over all keys."""
-    to_image = torch.stack([weights[..., layout.image].mean(-2) for weights in layers])
+    # The layers of a model that is spread over several devices are not all on one.
+    to_image = torch.stack([weights[..., layout.image].mean(-2).to(layers[0].device) for weights in layers])
     return to_image.mean(0).reshape(*to_image.shape[1:-1], *layout.grid)
 
 
