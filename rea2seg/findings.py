@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -55,6 +56,13 @@ class Footprint:
             return self.other * BYTES[self.precision]
         rest = "bfloat16" if precision in ("int8", "nf4") else precision
         return self.language * BYTES[precision] + self.other * BYTES[rest] + 4.0 * self.fixed
+
+
+def cache_bytes(text_config: Any, tokens: int, precision: Precision) -> int:
+    """The keys and values of all layers of a language model (a transformers config) for so many tokens."""
+    groups = getattr(text_config, "num_key_value_heads", None) or text_config.num_attention_heads
+    width = text_config.hidden_size * groups // text_config.num_attention_heads
+    return (4 if precision == "float32" else 2) * 2 * text_config.num_hidden_layers * width * tokens
 
 
 def footprint(model: nn.Module, working: int, precision: Precision = "float32") -> Footprint:
