@@ -77,7 +77,8 @@ def run(command: Callable[[], int]) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return UNUSABLE
     except (MemoryError, torch.OutOfMemoryError):
-        print("error: out of memory: use a smaller image, or another --device", file=sys.stderr)
+        told = "use a smaller image, --precision nf4 or --offload; python -m rea2seg.doctor shows what fits"
+        print(f"error: out of memory: {told}", file=sys.stderr)
         return UNUSABLE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

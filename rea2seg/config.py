@@ -10,8 +10,8 @@
     generator: {class_path: ..., init_args: {...}}
 
 `rea2seg://mini` is a folder of the installed package. In a table every name is a path, or a repository of the hub with
-the `files` to take of it (patterns) or the one `file`; `weights://segmenter` is then that one. A config names code to
-run: use those that you trust.
+the `files` to take of its top folder (patterns) or the one `file`; `weights://segmenter` is then that one. A config
+names code to run: use those that you trust.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentError, ArgumentParser
 
-from rea2seg.checkpoints.hub import Repository, fetched
+from rea2seg.checkpoints.hub import Repository, fetched, repository
 from rea2seg.devices import chosen_device
 from rea2seg.errors import ConfigError, reason
 from rea2seg.protocols import Generator, Search, Segmenter, Selector
@@ -55,9 +55,14 @@ class Config:
 
     def local(self, download: bool = True) -> Config:
         """The same config with paths in the local cache in place of repositories. Raises `CheckpointError`."""
-        places = {name: str(fetched(source, download)) for name, source in self.repositories.items()}
-        seats = _mapped(self.seats, lambda value: places.get(_name(value), value))
-        return replace(self, seats=seats, repositories={})
+        return self.placed({name: fetched(source, download) for name, source in self.repositories.items()})
+
+    def placed(self, places: Mapping[str, Path]) -> Config:
+        """The same config with those places in place of the repositories of their names; the others stay."""
+        left = {name: source for name, source in self.repositories.items() if name not in places}
+        known = {name: str(places[name]) for name in self.repositories.keys() - left.keys()}
+        seats = _mapped(self.seats, lambda value: known.get(_name(value), value))
+        return replace(self, seats=seats, repositories=left)
 
     def text(self) -> str:
         """All arguments as JSON, to tell one config from another."""
@@ -136,15 +141,21 @@ def _sources(given: Any, name: str) -> Sources:
     """The root of all weights, or the source of each."""
     if given is None or isinstance(given, str):
         return given
+    told = "a path, or a table of names with a path or with repo, revision and file or files"
+    if not isinstance(given, dict):
+        raise ConfigError(f"config {name}: weights must be {told}, not {given!r}")
+    return {str(part): _source(source, f"config {name}: weights of {str(part)!r}") for part, source in given.items()}
+
+
+def _source(given: Any, where: str) -> str | Repository:
+    if isinstance(given, str):
+        return given
+    if not isinstance(given, dict):
+        raise ConfigError(f"{where} must be a path, or a table with repo, revision and file or files, not {given!r}")
     try:
-        return {part: source if isinstance(source, str) else _repository(source) for part, source in given.items()}
-    except (TypeError, AttributeError, KeyError) as error:
-        told = "a path, or a table of names with a path or with repo, revision and file or files"
-        raise ConfigError(f"config {name}: weights must be {told} ({reason(error)})") from error
-
-
-def _repository(source: dict[str, Any]) -> Repository:
-    return Repository(**source | {"files": tuple(source.get("files", ()))})
+        return repository(given)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _resolved(value: Any, sources: Sources, name: str) -> Any:

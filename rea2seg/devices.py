@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,7 @@ class Placement:
     device: as in `chosen_device`. precision: `int8` and `nf4` quantise the language model with bitsandbytes. offload:
     the weights wait in the CPU's memory and visit the device for the length of a call, so that two models which do not
     fit together can take turns. device_map: one of accelerate's ways to spread a model over all GPUs of the machine.
+    Raises `ConfigError` where these contradict each other.
     """
 
     device: str = "auto"
@@ -34,6 +35,9 @@ class Placement:
         require_choice(Precision, precision=self.precision)
         if self.device_map is not None:
             require_choice(Spread, device_map=self.device_map)
+            if self.device not in ("auto", "cuda"):
+                told = f"device_map {self.device_map} takes all GPUs, and device names {self.device}"
+                raise ConfigError(f"{told}: leave one of the two out")
         if self.offload and (self.device_map is not None or self.precision == "int8"):
             other = "int8" if self.precision == "int8" else f"device_map {self.device_map}"
             raise ConfigError(f"offload moves whole models, which {other} does not allow: leave one of the two out")
@@ -47,22 +51,42 @@ class Placement:
     def dtype(self) -> torch.dtype:
         """Of the weights, or of what is left of them in full beside quantised ones and of the arithmetic."""
         if self.quantised:
-            return torch.bfloat16 if chosen_device(self.device) != "cpu" else torch.float32
+            if chosen_device(self.device) == "cpu":
+                return torch.float32
+            native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+            return torch.bfloat16 if native else torch.float16
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.precision]
 
     @contextmanager
     def present(self, *models: nn.Module) -> Iterator[None]:
-        """The models on their device for as long as the block lasts; without `offload` they are there anyway."""
-        if not self.offload:
+        """The models on their device for as long as the block lasts; without `offload` they are there anyway.
+
+        Enter it outside of `torch.inference_mode`, which would mark what it moves for good.
+        """
+        with ExitStack() as visits:
+            for model in models if self.offload else ():
+                visits.enter_context(_visit(model, chosen_device(self.device), self.quantised))
             yield
-            return
+
+
+@contextmanager
+def _visit(model: nn.Module, place: str, quantised: bool) -> Iterator[None]:
+    if quantised:  # its weights have state beside them, which only `to` takes along
         try:
-            for model in models:
-                model.to(chosen_device(self.device))
+            model.to(place)
             yield
         finally:
-            for model in models:
-                model.to("cpu")
+            model.to("cpu")
+        return
+    # Copies go to the device, the originals stay: nothing needs to be carried back.
+    home = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
+    try:
+        for tensor, own in home:
+            tensor.data = own.to(place)
+        yield
+    finally:
+        for tensor, own in home:
+            tensor.data = own
 
 
 HERE, ON_CPU = Placement(), Placement("cpu")

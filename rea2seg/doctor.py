@@ -7,9 +7,8 @@ known are hashed.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,15 +22,17 @@ from rea2seg.checkpoints.stored import only_file, weight_files
 from rea2seg.cli import DONE, FAILED, Parser, add_pipeline_options, chosen_config, run, table
 from rea2seg.config import ROOT, Config
 from rea2seg.devices import Precision
-from rea2seg.errors import Rea2SegError
+from rea2seg.errors import Rea2SegError, reason
 from rea2seg.findings import GIGABYTE, Finding, Footprint, peak
 from rea2seg.infer import answer
 from rea2seg.pipeline import Rea2Seg
 from rea2seg.structures import Query
 from rea2seg.synth import SgdrSynth
 
-PLANS: tuple[tuple[str, Precision | None, bool], ...] = (
-    ("as configured", None, False),
+WEIGHTS = ("weights", "adapter", "vision_tower", "token_decoder", "token_heads")
+"""The arguments of seats that are places of weights."""
+PLANS: tuple[tuple[str, Precision | None, bool | None], ...] = (
+    ("as configured", None, None),
     ("--offload", None, True),
     ("--precision bfloat16", "bfloat16", False),
     ("--precision bfloat16 --offload", "bfloat16", True),
@@ -66,10 +67,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _doctor(options: argparse.Namespace) -> int:
     config = chosen_config(options)
-    rows = [_show(row) for row in cached_rows(config)]
-    local = config if not all(row.passed for row in rows) else config.local(download=False)
+    places: dict[str, Path] = {}
+    rows = [_show(row) for row in cached_rows(config, places)]
+    local = config.placed(places)
     footprints: list[Footprint] = []
+    hashed: set[Path] = set()
     for part, kind, settings in examinable(local.seats):
+        named = [str(settings[name]) for name in WEIGHTS if settings.get(name) is not None]
+        if absent := [address for address in named if address.startswith(ROOT)]:
+            rows.append(_show(Row(part, False, "weights", f"not examined without {', '.join(absent)}")))
+            continue
+        rows += [_show(row) for row in hash_rows(part, map(Path, named), hashed)]
         rows += [_show(row) for row in examined(part, kind, settings, footprints)]
     if footprints:
         print(f"\n{memory_table(footprints)}\n")
@@ -86,12 +94,12 @@ def _show(row: Row) -> Row:
     return row
 
 
-def cached_rows(config: Config) -> Iterator[Row]:
-    """Whether what the config takes from the hub is in the local cache."""
+def cached_rows(config: Config, places: dict[str, Path]) -> Iterator[Row]:
+    """Whether what the config takes from the hub is in the local cache; where it is, goes to `places`."""
     for name, source in config.repositories.items():
         try:
-            place = fetched(source, download=False)
-            yield Row(name, True, "files", f"{source.repo} at {source.revision}: {place}")
+            places[name] = fetched(source, download=False)
+            yield Row(name, True, "files", f"{source.repo} at {source.revision}: {places[name]}")
         except Rea2SegError as error:
             yield Row(name, False, "files", str(error))
 
@@ -109,17 +117,27 @@ def examinable(node: Any, part: str = "") -> Iterator[tuple[str, Any, Mapping[st
             yield from examinable(inner, key)
 
 
+def hash_rows(part: str, places: Iterable[Path], hashed: set[Path]) -> Iterator[Row]:
+    """Whether the files at these places are those that were published, where that is known; no file twice."""
+    for file in (file for place in places for file in _files(place) if file not in hashed):
+        hashed.add(file)
+        try:
+            if (told := verify(file)) is not None:
+                yield Row(part, True, "hash", told)
+        except Rea2SegError as error:
+            yield Row(part, False, "hash", str(error))
+
+
+def _files(place: Path) -> list[Path]:
+    try:
+        return weight_files(place) if (place / "config.json").is_file() else [only_file(place)]
+    except Rea2SegError:
+        return []  # the examination of the seat says what is wrong
+
+
 def examined(part: str, kind: Any, settings: Mapping[str, Any], footprints: list[Footprint]) -> Iterator[Row]:
     """The findings about one seat, up to the first fault; what it needs of memory is added to `footprints`."""
-    texts = [value for value in settings.values() if isinstance(value, str)]
-    if absent := [text for text in texts if text.startswith(ROOT)]:
-        yield Row(part, False, "weights", f"not examined: {', '.join(absent)} is not here")
-        return
     try:
-        for place in dict.fromkeys(Path(text) for text in texts if os.path.exists(text)):
-            for file in hashed_files(place):
-                if (told := verify(file)) is not None:
-                    yield Row(part, True, "hash", told)
         for found in kind.examine(**settings):
             if isinstance(found, Finding):
                 yield Row(part, True, found.check, found.detail)
@@ -127,13 +145,6 @@ def examined(part: str, kind: Any, settings: Mapping[str, Any], footprints: list
                 footprints.append(found)
     except Rea2SegError as error:
         yield Row(part, False, "weights", " ".join(str(error).split()))
-
-
-def hashed_files(place: Path) -> list[Path]:
-    """The files of weights at a place; none where it takes the seat itself to find them."""
-    if place.is_dir() and not (place / "config.json").is_file():
-        return [only_file(place)]
-    return weight_files(place)
 
 
 def memory_table(footprints: Sequence[Footprint]) -> str:
@@ -156,21 +167,26 @@ def run_rows(config: Config) -> Iterator[Row]:
         pipe = Rea2Seg(**config.build())
         yield Row("pipeline", True, "load", "every model is loaded")
         result = answer(pipe, Query(sample.image, sample.query, sample.id), seconds)
-    except Rea2SegError as error:
-        yield Row("pipeline", False, "run", str(error))
+    except (Rea2SegError, RuntimeError) as error:
+        # RuntimeError: what torch raises where memory, devices or kernels fail, which this run is to find out.
+        done = ", ".join(seconds) or "nothing"
+        yield Row("pipeline", False, "run", f"{reason(error)} (done before: {done})")
         return
     spent = ", ".join(f"{step} {time:.1f} s" for step, time in seconds.items())
     yield Row("pipeline", True, "run", f"{len(result.scenes)} target(s), {len(result.ranking)} candidates; {spent}")
-    grounding = result.scenes[0].grounding
-    if grounding is not None:
-        finite = bool(grounding.token.isfinite().all() and grounding.attention.isfinite().all())
-        told = "are finite" if finite else "are not finite: try --precision float32"
-        yield Row("generator", finite, "numbers", f"the numbers of prompt token and attention {told}")
+    for scene in result.scenes:
+        if scene.grounding is not None and scene.initial is not None:
+            numbers = (scene.grounding.token, scene.grounding.attention, scene.initial.lowres)
+            finite = all(bool(tensor.isfinite().all()) for tensor in numbers)
+            told = "are finite" if finite else "are not finite: try --precision float32"
+            yield Row("generator", finite, "numbers", f"prompt token, attention and initial mask {told}")
     fallbacks = sum(score.fallback for score in result.ranking.scores)
     told = f"{fallbacks} of {len(result.ranking)} candidates could not be scored"
     yield Row("evaluator", fallbacks == 0, "numbers", told)
     if torch.cuda.is_available():
-        yield Row("pipeline", True, "memory", f"{torch.cuda.max_memory_allocated() / GIGABYTE:.2f} GB at the most")
+        cards = range(torch.cuda.device_count())
+        spent = ", ".join(f"{torch.cuda.max_memory_allocated(card) / GIGABYTE:.2f} GB" for card in cards)
+        yield Row("pipeline", True, "memory", f"{spent} at the most")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rea2seg.devices import Precision
+from rea2seg.devices import ON_CPU, Placement, Precision
 
 BYTES: dict[Precision, float] = {
     "float32": 4.0,
@@ -39,47 +39,48 @@ class Footprint:
     """What a model needs while it runs.
 
     language: weights of the language model, which quantisation shrinks. other: all other weights. working: an estimate
-    of the bytes that it computes with. precision: that of the config; a model without a language model keeps its own.
-    fixed: weights that are always in float32.
+    of the bytes that it computes with. placement: that of the config; a model without a language model has none, stays
+    where it is and in float32. fixed: weights that are always in float32.
     """
 
     language: int
     other: int
     working: int
-    precision: Precision = "float32"
+    placement: Placement = ON_CPU
     fixed: int = 0
 
     def weights(self, precision: Precision | None = None) -> float:
         """Bytes of all weights in a precision, the config's own by default."""
-        precision = precision or self.precision
+        precision = precision or self.placement.precision
         if not self.language:
-            return self.other * BYTES[self.precision]
+            return self.other * BYTES["float32"]
         rest = "bfloat16" if precision in ("int8", "nf4") else precision
         return self.language * BYTES[precision] + self.other * BYTES[rest] + 4.0 * self.fixed
 
 
 def cache_bytes(text_config: Any, tokens: int, precision: Precision) -> int:
     """The keys and values of all layers of a language model (a transformers config) for so many tokens."""
-    groups = getattr(text_config, "num_key_value_heads", None) or text_config.num_attention_heads
-    width = text_config.hidden_size * groups // text_config.num_attention_heads
-    return (4 if precision == "float32" else 2) * 2 * text_config.num_hidden_layers * width * tokens
+    groups = int(getattr(text_config, "num_key_value_heads", None) or text_config.num_attention_heads)
+    width = int(text_config.hidden_size) * groups // int(text_config.num_attention_heads)
+    values = 2 * int(text_config.num_hidden_layers) * width * tokens
+    return values * (4 if precision == "float32" else 2)
 
 
-def footprint(model: nn.Module, working: int, precision: Precision = "float32") -> Footprint:
+def footprint(model: nn.Module, working: int, placement: Placement = ON_CPU) -> Footprint:
     """That of a model, which may lie on the meta device; what is `language_model` in it counts as such."""
     sizes = Counter[bool]()
     for name, weight in model.named_parameters():
         sizes["language_model." in name] += weight.numel()
-    return Footprint(sizes[True], sizes[False], working, precision)
+    return Footprint(sizes[True], sizes[False], working, placement)
 
 
-def peak(footprints: Iterable[Footprint], precision: Precision | None = None, offload: bool = False) -> float:
-    """Bytes on one device for all stages: models with a language model take turns there if `offload`."""
+def peak(footprints: Iterable[Footprint], precision: Precision | None = None, offload: bool | None = None) -> float:
+    """Bytes on one device for all stages, in which offloaded models take turns; None stands for the config's own."""
     each = list(footprints)
-    resident = sum(one.weights() for one in each if not one.language)
-    moving = [one.weights(precision) for one in each if one.language]
-    kept = max(moving, default=0.0) if offload else sum(moving)
-    return resident + kept + max((one.working for one in each), default=0.0)
+    moves = [bool(one.language) and (one.placement.offload if offload is None else offload) for one in each]
+    resident = sum(one.weights(precision) for one, moving in zip(each, moves, strict=True) if not moving)
+    visiting = max((one.weights(precision) for one, moving in zip(each, moves, strict=True) if moving), default=0.0)
+    return resident + visiting + max((one.working for one in each), default=0)
 
 
 def stored_as(tensors: Mapping[str, Tensor]) -> str:

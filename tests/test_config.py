@@ -253,6 +253,18 @@ def test_a_table_names_a_path_or_a_repository_for_each_part(table, tmp_path, mon
     assert local.repositories == {}
 
 
+def test_repositories_can_be_placed_one_by_one(table, tmp_path):
+    config = load_config(table({"generator": HUB, "tower": HUB | {"revision": "v2"}}))
+    half = config.placed({"tower": tmp_path / "tower", "nobody": tmp_path})
+    lisa = half.seats["generator"]["init_args"]
+    assert (lisa["weights"], lisa["vision_tower"]) == ("weights://generator", str(tmp_path / "tower"))
+    assert half.repositories == {"generator": config.repositories["generator"]}
+    whole = half.placed({"generator": tmp_path})
+    assert whole.seats["generator"]["init_args"]["weights"] == str(tmp_path)
+    assert whole.repositories == {}
+    assert config.seats["generator"]["init_args"]["vision_tower"] == "weights://tower"
+
+
 def test_a_folder_of_weights_replaces_the_whole_table(table, tmp_path):
     place = table({"generator": HUB, "tower": HUB})
     for name in ("generator", "tower"):
@@ -266,11 +278,52 @@ def test_a_folder_of_weights_replaces_the_whole_table(table, tmp_path):
     ("weights", "told"),
     [
         ({"generator": HUB}, "weights://tower is not in its table of weights: generator"),
-        ({"generator": {"repo": "a/b"}, "tower": "/"}, "weights must be a path, or a table of names with a path or"),
-        ({"generator": HUB | {"branch": "x"}, "tower": "/"}, "unexpected keyword argument 'branch'"),
-        ({"generator": HUB, "tower": "/no/such"}, "the weights '/no/such' do not exist"),
-        ([1], "weights must be a path, or a table"),
+        ({"generator": HUB, 7: "/"}, "weights://tower is not in its table of weights: generator, 7"),
+        ({"generator": HUB, "tower": "/no/such"}, "the weights '/no/such' do not exist; --weights DIR names another "),
+        (
+            [1],
+            "weights must be a path, or a table of names with a path or with repo, revision and file or files, not [1]",
+        ),
+        (
+            {"tower": 3},
+            "weights of 'tower' must be a path, or a table with repo, revision and file or files, not 3",
+        ),
     ],
 )
 def test_a_table_that_is_wrong_is_refused_by_name(table, weights, told):
-    assert told in refusal(table(weights))
+    assert refusal(table(weights)).startswith(f"config paint: {told}")
+
+
+FILE = {"repo": "a/b", "revision": "main", "file": "a.pt"}
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ({"repo": "a/b"}, "revision is missing"),
+        ({"revision": "main"}, "repo is missing"),
+        (HUB | {"branch": "x"}, "'branch' is none of repo, revision, file, files"),
+        (HUB | {"revision": 43754}, "revision must be text, not 43754: put it in quotes"),
+        (HUB | {"repo": ["a/b"]}, "repo must be text, not ['a/b']: put it in quotes"),
+        (FILE | {"file": None}, "file must be text, not None: put it in quotes"),
+        (FILE | {"file": ""}, "file must be text, not '': put it in quotes"),
+        (FILE | {"files": ["*.json"]}, "file and files exclude each other: keep one"),
+        (HUB | {"files": "*.json"}, "files must be a list of patterns, not '*.json': write [\"*.json\"]"),
+        (HUB | {"files": ["a", 1]}, "files must be a list of patterns, not ['a', 1]: write [\"*.json\"]"),
+        (
+            HUB | {"files": ["checkpoints/*.pth"]},
+            "files takes names of the top folder, not 'checkpoints/*.pth': name the one file with file",
+        ),
+    ],
+)
+def test_a_repository_that_is_wrong_is_refused_by_the_part_it_is_for(table, source, told):
+    assert refusal(table({"generator": HUB, "tower": source})) == f"config paint: weights of 'tower': {told}"
+
+
+def test_a_repository_is_all_of_it_some_files_or_one(table):
+    config = load_config(table({"generator": {"repo": "a/b", "revision": "main"}, "tower": FILE}))
+    assert config.repositories == {
+        "generator": Repository("a/b", "main"),
+        "tower": Repository("a/b", "main", file="a.pt"),
+    }
+    assert [source.patterns() for source in config.repositories.values()] == [None, ["a.pt"]]

@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -7,6 +8,7 @@ import torch
 
 from rea2seg import doctor
 from rea2seg.config import load_config, package_path
+from rea2seg.devices import Placement
 from rea2seg.findings import BYTES, Footprint, footprint, peak, stored_as
 
 MINI = package_path("rea2seg://mini")
@@ -82,7 +84,7 @@ def test_a_wrong_hash_is_a_fault(capsys, mini, tmp_path):
     status, lines = report(capsys, "--config", str(tmp_path / "own.yaml"))
     assert status == 3
     told = "is damaged (its md5 is not 01ec64): delete it and download it again"
-    assert f"FAIL  segmenter  weights   {file} {told}" in lines
+    assert f"FAIL  segmenter  hash      {file} {told}" in lines
 
 
 def test_everything_that_can_be_examined_is_found_however_deep():
@@ -95,7 +97,7 @@ def test_everything_that_can_be_examined_is_found_however_deep():
 
 def test_weights_are_counted_by_precision():
     model = torch.nn.ModuleDict({"language_model": torch.nn.Linear(100, 10), "tower": torch.nn.Linear(10, 10)})
-    own = footprint(model, 0, "bfloat16")
+    own = footprint(model, 0, Placement("cpu", "bfloat16"))
     assert (own.language, own.other) == (1010, 110)
     assert own.weights() == 2 * 1120
     assert own.weights("float32") == 4 * 1120
@@ -103,11 +105,15 @@ def test_weights_are_counted_by_precision():
 
 
 def test_models_take_turns_where_they_are_offloaded_and_the_segmenter_stays():
-    generator, evaluator = Footprint(7_000, 300, 50, "bfloat16"), Footprint(8_000, 300, 70, "bfloat16")
+    half = Placement("cpu", "bfloat16")
+    generator, evaluator = Footprint(7_000, 300, 50, half), Footprint(8_000, 300, 70, half)
     segmenter = Footprint(0, 600, 30)
     stages = [generator, evaluator, segmenter]
     assert peak(stages) == 2 * 7_300 + 2 * 8_300 + 4 * 600 + 70
     assert peak(stages, offload=True) == 2 * 8_300 + 4 * 600 + 70
+    turns = [replace(one, placement=replace(half, offload=True)) for one in (generator, evaluator)]
+    assert peak([*turns, segmenter]) == peak(stages, offload=True)
+    assert peak([*turns, segmenter], offload=False) == peak(stages)
     assert peak(stages, "nf4", offload=True) == pytest.approx(8_000 * BYTES["nf4"] + 2 * 300 + 4 * 600 + 70)
 
 

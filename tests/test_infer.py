@@ -266,7 +266,8 @@ def test_running_out_of_memory_is_told_in_one_line(capsys):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB ...")
 
     assert run(command) == 2
-    assert capsys.readouterr().err == "error: out of memory: use a smaller image, or another --device\n"
+    mends = "use a smaller image, --precision nf4 or --offload; python -m rea2seg.doctor shows what fits"
+    assert capsys.readouterr().err == f"error: out of memory: {mends}\n"
 
 
 def write_half(path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rea2seg.errors import CheckpointError
+from rea2seg.errors import CheckpointError, reason
 
 _SAM = re.compile(r"sam_vit_[bhl]_([0-9a-f]{6})\.pth")
 _BLOB = re.compile(r"[0-9a-f]{64}")
@@ -27,17 +27,30 @@ def known_hash(file: Path) -> tuple[str, str] | None:
 
 
 def verify(file: Path) -> str | None:
-    """What was compared, in words, or None where no hash is known. Raises `CheckpointError` where it differs."""
+    """What was compared, in words, or None where no hash is known.
+
+    Raises `CheckpointError` where it differs, or where the file cannot be read.
+    """
     known = known_hash(file)
     if known is None:
         return None
     algorithm, wanted = known
+    try:
+        found = _digest(file, algorithm)
+    except OSError as error:
+        raise CheckpointError(
+            f"{file} cannot be read ({reason(error)}): change its permissions, or download it again"
+        ) from error
+    if not found.startswith(wanted):
+        raise CheckpointError(f"{file} is damaged (its {algorithm} is not {wanted}): delete it and download it again")
+    return f"{file.name}: {algorithm} as published"
+
+
+def _digest(file: Path, algorithm: str) -> str:
     digest = hashlib.new(algorithm)
     progress = tqdm(total=file.stat().st_size, unit="B", unit_scale=True, desc=file.name, leave=False, delay=2)
     with file.open("rb") as stream, progress:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
             progress.update(len(chunk))
-    if not digest.hexdigest().startswith(wanted):
-        raise CheckpointError(f"{file} is damaged (its {algorithm} is not {wanted}): delete it and download it again")
-    return f"{file.name}: {algorithm} as published"
+    return digest.hexdigest()

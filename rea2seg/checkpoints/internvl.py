@@ -44,13 +44,11 @@ _IN_LAYER = (
     ("mlp.", "mlp."),
 )
 
-_WHOLE = {
-    "select_layer": (-1, -1),
-    "ps_version": ("v1", "v2"),
-    "use_llm_lora": (0, 0),
-    "use_backbone_lora": (0, 0),
-}
+_WHOLE = {"select_layer": (-1, -1), "ps_version": ("v1", "v2")}
 """Of the original config: what is meant where the key is left out, and the only value that the native class knows."""
+
+_LORA = ("use_llm_lora", "use_backbone_lora")
+"""Of the original config: the rank of a LoRA that lies apart in the same files, 0 for none."""
 
 _VISION = {
     "hidden_size": ("hidden_size", 3200),
@@ -91,7 +89,10 @@ _LANGUAGE = (
 
 
 def internvl_blueprint(folder: Path) -> Blueprint:
-    """An InternVL in either layout, which config.json tells apart; nothing but names, shapes and texts is read."""
+    """An InternVL in either layout, which config.json tells apart; nothing but names, shapes and texts is read.
+
+    Raises `CheckpointError` where files are missing, damaged or of another model.
+    """
     file = folder / "config.json"
     values = read_json(file)
     if values.get("architectures") != [ORIGINAL]:
@@ -102,25 +103,32 @@ def internvl_blueprint(folder: Path) -> Blueprint:
 
 
 def original_config(values: Mapping[str, Any], file: Path) -> InternVLConfig:
-    """The native config that means the same as an original one; only the image token is not recorded there."""
+    """The native config that means the same as an original one; only the image token is not recorded there.
+
+    Raises `CheckpointError`, with the key of `file`, where there is none.
+    """
     vision, language = (_section(values, name, file) for name in ("vision_config", "llm_config"))
     if (built_for := language.get("architectures")) != ["Qwen2ForCausalLM"]:
         raise CheckpointError(
             f"{file} has a language model of {built_for}, where only ['Qwen2ForCausalLM'] is known: "
             "take an InternVL3 of 1B, 2B, 8B or 14B"
         )
-    for key, (default, known) in _WHOLE.items():
-        if (found := values.get(key, default)) != known:
-            raise CheckpointError(f"{file} has {key} {found!r}, where only {known!r} is known: take another InternVL3")
+    _check_whole(values, file)
+    taken = _vision(vision, file)
+    # Where they differ, the authors' code stretches the position embeddings, which the native class leaves as they are.
+    if (forced := values.get("force_image_size")) and forced != taken["image_size"]:
+        told = f"force_image_size {forced!r}, and vision_config.image_size {taken['image_size']!r}"
+        raise CheckpointError(f"{file} has {told}: take another InternVL3, where they agree")
     try:
         return InternVLConfig(
-            vision_config=_vision(vision, file),
+            vision_config=taken,
             text_config=Qwen2Config(**{key: language[key] for key in _LANGUAGE if key in language}),
             downsample_ratio=values.get("downsample_ratio", 0.5),
             tie_word_embeddings=language.get("tie_word_embeddings", False),
         )
     except (*UNREADABLE, TypeError) as error:
-        raise CheckpointError(f"{file} does not fit InternVLForConditionalGeneration: {reason(error)}") from error
+        told = f"{file} does not fit InternVLForConditionalGeneration ({reason(error)})"
+        raise CheckpointError(f"{told}: take it from the checkpoint") from error
 
 
 def original_blueprint(config: InternVLConfig, stored: Mapping[str, Tensor], source: Path) -> Blueprint:
@@ -159,6 +167,16 @@ def _fused_name(name: str) -> str:
     return _PART.sub(r"\1qkv.\3[\2]", name)
 
 
+def _check_whole(values: Mapping[str, Any], file: Path) -> None:
+    for key, (default, known) in _WHOLE.items():
+        if (found := values.get(key, default)) != known:
+            raise CheckpointError(f"{file} has {key} {found!r}, where only {known!r} is known: take another InternVL3")
+    for key in _LORA:
+        if rank := values.get(key):
+            told = f"{key} {rank!r}, a LoRA that is not merged"
+            raise CheckpointError(f"{file} has {told}: merge it first with InternVL's tools/merge_lora.py")
+
+
 def _section(values: Mapping[str, Any], name: str, file: Path) -> dict[str, Any]:
     section = values.get(name)
     if not isinstance(section, dict):
@@ -170,7 +188,8 @@ def _vision(values: Mapping[str, Any], file: Path) -> dict[str, Any]:
     # The features are those before any last norm, which the native class leaves out where it pools by the mean.
     taken = {own: values.get(theirs, default) for theirs, (own, default) in _VISION.items()}
     if (norm := taken["norm_type"]) not in NORM2FN:
-        raise CheckpointError(f"{file} has norm_type {norm!r}, where only {' and '.join(NORM2FN)} are known")
+        told = f"norm_type {norm!r}, where only {' and '.join(NORM2FN)} are known"
+        raise CheckpointError(f"{file} has {told}: take another InternVL3")
     return taken | {"use_absolute_position_embeddings": True, "use_mean_pooling": True}
 
 

@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from rea2seg.checkpoints.stored import KeyMap, stored_tensors, without
-from rea2seg.checkpoints.strict import UNREADABLE, Blueprint, fill, load_tokenizer, read_json
+from rea2seg.checkpoints.strict import UNREADABLE, Blueprint, check_fit, load_tokenizer, read_json
+from rea2seg.checkpoints.vocabulary import check_vocabulary
 from rea2seg.errors import CheckpointError, reason
 from rea2seg.generator.queries import QueryConnector
 
@@ -30,7 +31,7 @@ NESTED = KeyMap()
 """The layouts of transformers before 4.52 and since then."""
 
 IMAGE_TOKEN, END, PADDING = "<|image_pad|>", "<|im_end|>", "<|endoftext|>"
-CONTROLS = ("<|im_start|>", END, "<|vision_start|>", "<|vision_end|>", IMAGE_TOKEN, PADDING)
+CONTROLS = ("<|im_start|>", END, "<|vision_start|>", "<|vision_end|>", PADDING)
 
 _TEXT = (
     "vocab_size",
@@ -84,30 +85,20 @@ class LensPlan:
 
 
 def lens_plan(folder: Path) -> LensPlan:
-    """What a folder of LENS holds; `mllm.check()` compares the MLLM's names and shapes, the connector's fit."""
-    values, stored = read_json(folder / "config.json"), stored_tensors(folder)
+    """What a folder of LENS holds; `mllm.check()` compares the MLLM's names and shapes, the connector's fit.
+
+    Raises `CheckpointError` where files are missing, damaged, or of another model.
+    """
+    file = folder / "config.json"
+    values, stored = read_json(file), stored_tensors(folder)
     _refuse_relatives(folder, stored)
     extras = {name: tensor for name, tensor in stored.items() if name.startswith(EXTRAS)}
     mllm = _qwen(folder, values, without((*EXTRAS, SEGMENTER), stored))
     tokenizer = load_tokenizer(folder)
-    check_tokenizer(tokenizer, mllm.config, f"the tokenizer in {folder}")
-    plan = LensPlan(mllm, extras, values.get("num_of_query") or 64, folder, tokenizer)
-    fill(plan.described_connector(), folder, {name: tensor.to("meta") for name, tensor in extras.items()})
+    check_vocabulary(tokenizer, mllm.config, IMAGE_TOKEN, CONTROLS, f"the tokenizer in {folder}")
+    plan = LensPlan(mllm, extras, _queries(file, values, stored[QUERY]), folder, tokenizer)
+    check_fit(plan.described_connector().state_dict(), folder, extras)
     return plan
-
-
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: Qwen2_5_VLConfig, name: str) -> None:
-    """Refuses a tokenizer without Qwen's control tokens, or whose ids are not the model's; `name` is for messages."""
-    added, rows = tokenizer.get_added_vocab(), config.text_config.vocab_size
-    if missing := [token for token in CONTROLS if token not in added]:
-        raise CheckpointError(f"{name} has no {', '.join(missing)}: take the tokenizer's files from the checkpoint")
-    if len(tokenizer) > rows:
-        raise CheckpointError(
-            f"{name} has {len(tokenizer)} tokens, the model only {rows}: take both from one checkpoint"
-        )
-    if added[IMAGE_TOKEN] != config.image_token_id:
-        told = f"{added[IMAGE_TOKEN]}, to the model it is {config.image_token_id}"
-        raise CheckpointError(f"to {name} {IMAGE_TOKEN} is {told}: take both from one checkpoint")
 
 
 def _refuse_relatives(folder: Path, stored: Mapping[str, Tensor]) -> None:
@@ -121,6 +112,18 @@ def _refuse_relatives(folder: Path, stored: Mapping[str, Tensor]) -> None:
         raise CheckpointError(
             f"{folder} has no {QUERY}: it is not a LENS, but perhaps the Qwen2.5-VL it began with; use LENS's weights"
         )
+
+
+def _queries(file: Path, values: Mapping[str, Any], learnt: Tensor) -> int:
+    """How many queries are stored, which the config may not contradict."""
+    if learnt.ndim != 3:
+        told = f"{QUERY} of shape {list(learnt.shape)} instead of [1, queries, width]"
+        raise CheckpointError(f"{file.parent} has {told}: download it again")
+    stored, said = learnt.shape[1], values.get("num_of_query")
+    if said is not None and said != stored:
+        told = f"num_of_query {said!r}, where {QUERY} holds {stored}"
+        raise CheckpointError(f"{file} says {told}: take it from the checkpoint")
+    return stored
 
 
 def _qwen(folder: Path, values: Mapping[str, Any], stored: dict[str, Tensor]) -> Blueprint:
@@ -143,11 +146,23 @@ def _config(file: Path, values: Mapping[str, Any], text: Mapping[str, Any], tied
     if missing:
         raise CheckpointError(f"{file} does not say {', '.join(missing)}: take it from the checkpoint")
     try:
-        return Qwen2_5_VLConfig(
+        config = Qwen2_5_VLConfig(
             text_config={name: text[name] for name in (*_TEXT, *_TEXT_OPTIONS) if name in text},
             vision_config={name: vision[name] for name in (*_VISION, *_VISION_OPTIONS) if name in vision},
             tie_word_embeddings=tied,
             **{name: values[name] for name in ("image_token_id", "video_token_id") if name in values},
         )
     except (*UNREADABLE, TypeError, KeyError) as error:
-        raise CheckpointError(f"{file} is not the config of a Qwen2.5-VL: {reason(error)}") from error
+        told = f"{file} is not the config of a Qwen2.5-VL ({reason(error)})"
+        raise CheckpointError(f"{told}: take it from the checkpoint") from error
+    _check_sections(file, config.text_config)
+    return config
+
+
+def _check_sections(file: Path, text: Any) -> None:
+    """The positions along time, height and width share half of a head; left out, transformers takes those of a 3B."""
+    found = text.rope_parameters.get("mrope_section")
+    three = isinstance(found, list) and len(found) == 3 and all(isinstance(part, int) for part in found)
+    if not three or 2 * sum(found) * text.num_attention_heads != text.hidden_size:
+        told = f"mrope_section {found!r} under rope_scaling, not three whole numbers that sum to half a head's width"
+        raise CheckpointError(f"{file} has {told}: take it from the checkpoint")

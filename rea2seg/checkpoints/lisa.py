@@ -25,7 +25,6 @@ from transformers import (
 from rea2seg.checkpoints.stored import KeyMap, stored_tensors, under, without
 from rea2seg.checkpoints.strict import UNREADABLE, Blueprint, load_tokenizer, native_blueprint, read_json
 from rea2seg.errors import CheckpointError, reason
-from rea2seg.generator.tokens import SEG
 
 CONNECTOR, SEGMENTER = "model.text_hidden_fcs.", "model.visual_model."
 LANGUAGE, PROJECTOR = "model.language_model.", "model.multi_modal_projector."
@@ -46,11 +45,23 @@ CLIP = KeyMap(
     # The text half, and a counter that older versions of transformers saved.
     unused=(r"text_model\..*|text_projection\..*|visual_projection\..*|logit_scale", r".*\.position_ids"),
 )
-TOWER_SIDES = {"openai/clip-vit-large-patch14": 224, "openai/clip-vit-large-patch14-336": 336}
-"""The towers that public checkpoints name, and the pixels they see. Nothing but this number tells them apart."""
+TOWER_SIDES = {"clip-vit-large-patch14": 224, "clip-vit-large-patch14-336": 336}
+"""The towers of openai that public checkpoints name, and the pixels they see. Nothing but this number tells them apart.
+"""
+NO_DELTA = 0.05
+"""Ours: what the weights of a norm exceed on average. They multiply, and are of the order of 1 in every Llama; those of
+the difference of two models are near 0."""
 
 _SCALARS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-_OPTIONS = ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "hidden_act", "bos_token_id")
+_OPTIONS = (
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "hidden_act",
+    "bos_token_id",
+    "rope_theta",
+    "rope_scaling",
+)
 _OLDEST = ("lm.", "text_hidden_fcs.", "visual_model.")
 """How keys begin in LISA's version 0, whose language model was wrapped otherwise and came from another LLaVA."""
 
@@ -64,19 +75,27 @@ class LisaPlan:
     source: Path
     tokenizer: PreTrainedTokenizerBase
 
+    @property
+    def rows(self) -> int:
+        """How many tokens the language model knows."""
+        return int(self.mllm.config.text_config.vocab_size)
+
 
 def lisa_plan(folder: Path, vision_tower: Path | None = None) -> LisaPlan:
-    """What a folder holds: our native layout, or a public checkpoint, which needs `vision_tower`, a folder of CLIP."""
+    """What a folder holds: our native layout, or a public checkpoint, which needs `vision_tower`, a folder of CLIP.
+
+    Raises `CheckpointError` where files are missing or of another format; whether the tensors fit is for `check`.
+    """
     values = read_json(folder / "config.json")
     if "text_config" in values:
         file = folder / "connector.safetensors"
         mllm = native_blueprint(LlavaForConditionalGeneration, folder)
-        return LisaPlan(mllm, stored_tensors(file), file, _tokenizer(folder, mllm))
+        return LisaPlan(mllm, stored_tensors(file), file, load_tokenizer(folder))
     stored = stored_tensors(folder)
     _refuse_relatives(folder, stored)
     mllm = _llava(folder, values, without((CONNECTOR, SEGMENTER), stored), _tower_of(folder, values, vision_tower))
     connector = {f"text_hidden_fcs.{name}": tensor for name, tensor in under(CONNECTOR, stored).items()}
-    return LisaPlan(mllm, connector, folder, _tokenizer(folder, mllm))
+    return LisaPlan(mllm, connector, folder, load_tokenizer(folder))
 
 
 def _refuse_relatives(folder: Path, stored: Mapping[str, Tensor]) -> None:
@@ -88,8 +107,7 @@ def _refuse_relatives(folder: Path, stored: Mapping[str, Tensor]) -> None:
             f"{folder} has no {CONNECTOR}*: it is a LLaVA without LISA's connector; use LISA's weights"
         )
     norm = stored.get("model.norm.weight")
-    # A norm multiplies: its weights are of the order of 1, and the difference of two models' near 0.
-    if norm is not None and float(norm.float().abs().mean()) < 0.05:
+    if norm is not None and float(norm.float().abs().mean()) < NO_DELTA:
         raise CheckpointError(
             f"{folder} holds delta weights (model.norm.weight is near 0): add them to their base first"
         )
@@ -99,11 +117,18 @@ def _tower_of(folder: Path, values: Mapping[str, Any], vision_tower: Path | None
     named = values.get("mm_vision_tower") or values.get("vision_tower")
     if vision_tower is None:
         raise CheckpointError(f"{folder} comes without its vision tower: give a folder of {named} as vision_tower")
-    side = read_json(vision_tower / "config.json").get("vision_config", {}).get("image_size")
-    wanted = TOWER_SIDES.get(str(named))
+    side, wanted = _clip_config(vision_tower).image_size, TOWER_SIDES.get(Path(str(named)).name)
     if wanted is not None and side != wanted:
         raise CheckpointError(f"{vision_tower} sees {side} px, and {folder} was trained on {named}: download that one")
     return vision_tower
+
+
+def _clip_config(tower: Path) -> CLIPVisionConfig:
+    try:
+        return CLIPVisionConfig.from_pretrained(tower, local_files_only=True)
+    except (*UNREADABLE, TypeError, AttributeError) as error:
+        told = f"{tower / 'config.json'} is not that of a CLIP ({reason(error)})"
+        raise CheckpointError(f"{told}: download openai/clip-vit-large-patch14 or -336") from error
 
 
 def _llava(folder: Path, values: Mapping[str, Any], stored: dict[str, Tensor], tower: Path) -> Blueprint:
@@ -123,27 +148,15 @@ def _config(folder: Path, values: Mapping[str, Any], tower: Path) -> LlavaConfig
         raise CheckpointError(
             f"{folder / 'config.json'} does not say {', '.join(missing)}: take it from the checkpoint"
         )
-    text = LlamaConfig(**{name: values[name] for name in (*_SCALARS, *_OPTIONS) if name in values})
+    whole = values.get("mm_vision_select_feature") == "cls_patch"
     try:
-        vision = CLIPVisionConfig.from_pretrained(tower, local_files_only=True)
-    except UNREADABLE as error:
-        raise CheckpointError(f"{tower / 'config.json'} is not that of a CLIP: {reason(error)}") from error
-    return LlavaConfig(
-        text_config=text,
-        vision_config=vision,
-        vision_feature_layer=values.get("mm_vision_select_layer", -2),
-        vision_feature_select_strategy="full" if values.get("mm_vision_select_feature") == "cls_patch" else "default",
-        tie_word_embeddings=False,
-    )
-
-
-def _tokenizer(folder: Path, mllm: Blueprint) -> PreTrainedTokenizerBase:
-    tokenizer = load_tokenizer(folder)
-    if SEG not in tokenizer.get_added_vocab():
-        raise CheckpointError(
-            f"the tokenizer in {folder} has no {SEG}: take its files from the checkpoint, not its base"
+        return LlavaConfig(
+            text_config=LlamaConfig(**{name: values[name] for name in (*_SCALARS, *_OPTIONS) if name in values}),
+            vision_config=_clip_config(tower),
+            vision_feature_layer=values.get("mm_vision_select_layer", -2),
+            vision_feature_select_strategy="full" if whole else "default",
+            tie_word_embeddings=False,
         )
-    if len(tokenizer) > mllm.config.text_config.vocab_size:
-        told = f"{len(tokenizer)} tokens, and config.json only {mllm.config.text_config.vocab_size}"
-        raise CheckpointError(f"the tokenizer in {folder} has {told}: take both from the same checkpoint")
-    return tokenizer
+    except (*UNREADABLE, TypeError) as error:
+        told = f"{folder / 'config.json'} is not that of a LLaVA ({reason(error)})"
+        raise CheckpointError(f"{told}: take it from the checkpoint") from error

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling import Sam as SamModel
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from rea2seg.checkpoints.lisa import SEGMENTER
 from rea2seg.checkpoints.stored import only_file, stored_tensors, under
 from rea2seg.checkpoints.strict import fill, read_json
-from rea2seg.errors import CheckpointError, reason
+from rea2seg.errors import CheckpointError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -44,14 +45,15 @@ class SamConfig:
     @classmethod
     def read(cls, path: Path) -> SamConfig:
         """The config in a JSON file, which must name every number and no others."""
-        try:
-            values = json.loads(path.read_text())
-            values["encoder_global_blocks"] = tuple(values["encoder_global_blocks"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(f"{path} is not the config of a SAM: {reason(error)}") from error
+        values = read_json(path)
         if wrong := values.keys() ^ {field.name for field in fields(cls)}:
-            raise CheckpointError(f"{path} has missing or unknown keys: {', '.join(sorted(wrong))}")
-        return cls(**values)
+            names = ", ".join(sorted(wrong))
+            raise CheckpointError(f"{path} has missing or unknown keys ({names}): save the model again")
+        blocks = values.pop("encoder_global_blocks")
+        numbers = [*values.values(), *(blocks if isinstance(blocks, list) else [blocks])]
+        if not all(type(number) is int for number in numbers):
+            raise CheckpointError(f"{path} holds other things than whole numbers: save the model again")
+        return cls(**values, encoder_global_blocks=tuple(blocks))
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], source: Path) -> SamConfig:
@@ -75,7 +77,7 @@ class SamConfig:
                 encoder_global_blocks=tuple(block for block, cells in enumerate(reach) if cells == grid),
             )
         except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-            told = f"{source} is not a SAM with the names of segment-anything (no {reason(error)})"
+            told = f"{source} is not a SAM with the names and shapes of segment-anything"
             raise CheckpointError(f"{told}: use sam_vit_h_4b8939.pth or the like") from error
 
 
@@ -124,36 +126,67 @@ def build_decoder(config: SamConfig) -> MaskDecoder:
     )
 
 
-def load_sam(place: Path) -> SamModel:
-    """A SAM from disk: a folder of `save_sam`; a file as segment-anything publishes; the SAM in a LISA checkpoint."""
-    config, tensors = sam_plan(place)
-    model = build_sam(config)
-    fill(model, place, tensors)
-    return model
+@dataclass(frozen=True, eq=False)
+class SamPlan:
+    """A SAM on disk, not loaded: its architecture, and its tensors under upstream's names."""
+
+    config: SamConfig
+    tensors: Mapping[str, Tensor]
+    source: Path
+
+    def load(self) -> SamModel:
+        """The model on the CPU, in eval mode. Raises `CheckpointError` where a tensor does not fit."""
+        model = build_sam(self.config)
+        fill(model, self.source, self.tensors)
+        return model
 
 
-def sam_plan(place: Path) -> tuple[SamConfig, dict[str, Tensor]]:
-    """The architecture and the tensors of `load_sam`, without building a model."""
-    config = place / CONFIG
-    stored = stored_tensors(place if config.is_file() else only_file(place))
+def sam_plan(place: Path) -> SamPlan:
+    """A SAM from disk: a folder of `save_sam`; a file as segment-anything publishes; the SAM in a LISA checkpoint.
+
+    Raises `CheckpointError` where there is none.
+    """
+    file = place / CONFIG
+    stored = stored_tensors(place if file.is_file() else only_file(place))
     tensors = under(SEGMENTER, stored) or stored
-    if config.is_file() and "encoder_width" in read_json(config):
-        return SamConfig.read(config), tensors
-    return SamConfig.of(tensors, place), tensors
+    own = file.is_file() and "encoder_width" in read_json(file)
+    return SamPlan(SamConfig.read(file) if own else SamConfig.of(tensors, place), tensors, place)
 
 
-def load_decoder(place: Path, config: SamConfig) -> MaskDecoder:
-    """The mask decoder of `decoder_tensors`."""
-    decoder = build_decoder(config).eval()
-    fill(decoder, place, decoder_tensors(place))
+def load_sam(place: Path) -> SamModel:
+    """The model of `sam_plan`."""
+    return sam_plan(place).load()
+
+
+def load_decoder(place: Path, sam: SamPlan) -> MaskDecoder:
+    """The mask decoder of `decoder_tensors`, in eval mode."""
+    decoder = build_decoder(sam.config).eval()
+    fill(decoder, place, decoder_tensors(place, sam))
     return decoder
 
 
-def decoder_tensors(place: Path) -> dict[str, Tensor]:
-    """Those of a mask decoder from a file of its own, from any SAM, or from a LISA checkpoint."""
+def decoder_tensors(place: Path, sam: SamPlan) -> dict[str, Tensor]:
+    """Those of a mask decoder for the embeddings of `sam`: from a file of its own, a SAM, or a LISA checkpoint.
+
+    Raises `CheckpointError` where there is none, or beside another encoder, whose embeddings it was trained on.
+    """
     stored = stored_tensors(place)
     tensors = under(SEGMENTER, stored) or stored
-    return under("mask_decoder.", tensors) or tensors
+    decoder = under("mask_decoder.", tensors) or tensors
+    if "iou_token.weight" not in decoder:
+        raise CheckpointError(f"{place} holds no decoder of a SAM: leave token_decoder out of the config")
+    for name in (name for name in tensors if name.startswith("image_encoder.neck.")):
+        if not _alike(tensors[name], sam.tensors.get(name)):
+            told = f"{place} was trained with another SAM than {sam.source} ({name} differs)"
+            raise CheckpointError(f"{told}: name the SAM it began with, or itself, as the segmenter's weights")
+    return decoder
+
+
+def _alike(one: Tensor, other: Tensor | None) -> bool:
+    """Whether two tensors are the same but for the rounding to bfloat16 that one of them went through."""
+    if other is None or one.shape != other.shape:
+        return False
+    return torch.allclose(one.float(), other.float(), rtol=1e-2, atol=1e-3)  # ours
 
 
 def save_sam(model: SamModel, config: SamConfig, folder: Path) -> None:

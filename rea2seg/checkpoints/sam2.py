@@ -50,13 +50,16 @@ class Sam2Config:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], source: Path) -> Sam2Config:
-        """The architecture of a checkpoint, which holds no config: known by the trunk's depth, its widths by shapes."""
+        """The architecture of a checkpoint, which holds no config: known by the trunk's depth, its widths by shapes.
+
+        Raises `CheckpointError` where it is none of SAM 2's.
+        """
         place = "image_encoder.trunk.blocks."
         depth = len({name.split(".")[3] for name in tensors if name.startswith(place)})
         if depth not in BY_DEPTH:
             known = ", ".join(map(str, BY_DEPTH))
             told = f"{source} is not a SAM 2 with the names of the sam2 package: {depth} blocks {place}*, not {known}"
-            raise CheckpointError(f"{told}; use sam2_hiera_large.pt or the like")
+            raise CheckpointError(f"{told}: use sam2_hiera_large.pt or the like")
         config = replace(
             BY_DEPTH[depth],
             width=_rows(tensors, "image_encoder.trunk.patch_embed.proj.weight", source),
@@ -82,7 +85,7 @@ BY_DEPTH = {sum(config.stages): config for config in (TINY, SMALL, BASE_PLUS, LA
 
 def sam2_tensors(place: Path) -> dict[str, Tensor]:
     """The tensors of a SAM 2, under upstream's names: of a file as its authors publish, of a folder with one such file,
-    or of the SAM 2 in a LENS checkpoint."""
+    or of the SAM 2 in a LENS checkpoint. Raises `CheckpointError` where they cannot be read."""
     tensors = stored_tensors(place if (place / "config.json").is_file() else only_file(place))
     return under("sam.", tensors) or tensors
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import struct
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,6 +23,22 @@ from rea2seg.errors import CheckpointError, reason
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 _SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})(\.safetensors|\.bin)")
+_DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+"""What safetensors and torch raise on files that are cut off or have changed."""
+
 _WRAPPER = "model"
 """The key under which SAM 2's files hold all tensors."""
 
@@ -73,38 +91,54 @@ def weight_files(place: Path) -> list[Path]:
         return [place]
     if not place.is_dir():
         raise CheckpointError(f"{place} does not exist: name a folder with weights, or a file of them")
-    indexes = [place / f"{name}.index.json" for name in SINGLE]
-    for index in indexes:
-        if index.is_file():
-            return _whole(place, _named_by(index), f"{index.name} names")
-    singles = [place / name for name in SINGLE if (place / name).is_file()]
-    if singles:
-        return singles[:1]
-    if shards := _shards(place):
-        return _whole(place, shards, "the names of the others count")
+    faults = []
+    for found in _sets(place):
+        if not isinstance(found, CheckpointError):
+            return found
+        faults.append(found)
+    if faults:
+        raise faults[0]
     raise CheckpointError(f"{place} holds neither {' nor '.join(SINGLE)}, whole or in shards: download the weights")
 
 
-def _named_by(index: Path) -> list[str]:
+def _sets(folder: Path) -> Iterator[list[Path] | CheckpointError]:
+    """Every set of weights that has a usual name, safetensors first, or what is wrong with it."""
+    for name in SINGLE:
+        single, index = folder / name, folder / f"{name}.index.json"
+        if single.is_file():
+            yield [single]
+        if index.is_file():
+            yield _indexed(index)
+        for shards in _numbered(folder, single.suffix):
+            yield _whole(folder, shards, "the names of the others count")
+
+
+def _indexed(index: Path) -> list[Path] | CheckpointError:
     try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not the index of a sharded checkpoint: download it again") from error
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        # Other paths could lead out of the folder.
+        plain = bool(names) and all(name and name == Path(name).name for name in names)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        plain = False
+    if not plain:
+        return CheckpointError(f"{index} is not the index of a sharded checkpoint: download it again")
+    return _whole(index.parent, names, f"{index.name} names")
 
 
-def _shards(folder: Path) -> list[str]:
-    """All names of a set of shards of which one is there."""
-    for path in sorted(folder.iterdir()):
-        if found := _SHARD.fullmatch(path.name):
-            stem, count, ending = found.groups()
-            return [f"{stem}-{number:05}-of-{count}{ending}" for number in range(1, int(count) + 1)]
-    return []
+def _numbered(folder: Path, ending: str) -> list[list[str]]:
+    """All names of every set of shards of which one is there."""
+    found = (_SHARD.fullmatch(path.name) for path in folder.iterdir())
+    sets = sorted({(match[1], match[2]) for match in found if match and match[3] == ending})
+    return [[f"{stem}-{number:05}-of-{count}{ending}" for number in range(1, int(count) + 1)] for stem, count in sets]
 
 
-def _whole(folder: Path, names: Iterable[str], told: str) -> list[Path]:
+def _whole(folder: Path, names: Iterable[str], told: str) -> list[Path] | CheckpointError:
     files = [folder / name for name in names]
-    if missing := [file.name for file in files if not file.is_file()]:
-        raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which {told}: download what is missing")
+    # Unlike the method of Path, False for a name that is too long.
+    missing = [file.name for file in files if not os.path.isfile(file)]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        return CheckpointError(f"{folder} lacks {', '.join(missing[:3])}{more}, which {told}: download what is missing")
     return files
 
 
@@ -135,7 +169,7 @@ def _read(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{file} is a pickle of more than tensors, or damaged, and is not read: get the weights as safetensors"
         ) from error
-    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
+    except _DAMAGE as error:
         raise CheckpointError(f"{file} is damaged or cut off: download it again ({_first(error)})") from error
     return _plain(file, content)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import OutOfMemoryError, Tensor, nn
 from transformers import (
     BitsAndBytesConfig,
     LlamaTokenizer,
@@ -32,6 +32,8 @@ UNREADABLE = (KeyError, OSError, RuntimeError, SafetensorError, StrictDataclassE
 
 FULL = ["model.vision_tower", "model.multi_modal_projector", "model.visual", "lm_head"]
 """The parts of LLaVA, InternVL and Qwen2.5-VL that stay in full precision where the language model is quantised."""
+
+_AGAIN = "download it again, or name the config that is made for it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +80,11 @@ class Blueprint:
                     output_loading_info=True,
                     **settings,
                 )
+        except OutOfMemoryError:  # a RuntimeError too, but no fault of the checkpoint
+            raise
         except UNREADABLE as error:
-            raise CheckpointError(f"{self.source} cannot be loaded as {self.kind.__name__}: {reason(error)}") from error
+            told = f"{self.source} cannot be loaded as {self.kind.__name__} ({reason(error)})"
+            raise CheckpointError(f"{told}: {_AGAIN}") from error
         refuse_misfits(
             self.source,
             map(self.stored_name, report["missing_keys"]),
@@ -94,8 +99,9 @@ def native_blueprint(kind: Any, folder: Path) -> Blueprint:
     _check_kind(kind.__name__, folder / "config.json")
     try:
         config = kind.config_class.from_pretrained(folder, local_files_only=True)
-    except UNREADABLE as error:
-        raise CheckpointError(f"{folder / 'config.json'} does not fit {kind.__name__}: {reason(error)}") from error
+    except (*UNREADABLE, AttributeError, TypeError) as error:
+        told = f"{folder / 'config.json'} does not fit {kind.__name__} ({reason(error)})"
+        raise CheckpointError(f"{told}: {_AGAIN}") from error
     return Blueprint(kind, config, stored_tensors(folder), folder)
 
 
@@ -115,18 +121,26 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             return kind.from_pretrained(folder, local_files_only=True)
     except ImportError as error:
         raise ConfigError(f"the tokenizer in {folder} needs {reason(error)}") from error
-    except UNREADABLE as error:
-        raise CheckpointError(f"the tokenizer in {folder} cannot be loaded: {reason(error)}") from error
+    except Exception as error:  # the tokenizers package raises nothing more special
+        told = f"the tokenizer in {folder} cannot be loaded ({reason(error)})"
+        raise CheckpointError(f"{told}: download its files again") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The table in a JSON file, such as a model's config."""
+    """The table in a JSON file, such as a model's config. Raises `CheckpointError` where there is none."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read as JSON: {reason(error)}") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not file.parent.is_dir():
+            raise CheckpointError(f"{file.parent} is no folder that exists: name one with {file.name}") from error
+        raise CheckpointError(f"{file} does not exist: download it, or name the folder of a whole model") from error
+    except OSError as error:
+        told = f"{file} cannot be read ({reason(error)})"
+        raise CheckpointError(f"{told}: change its permissions, or download it again") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is damaged ({reason(error)}): download it again") from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{file} is not a table of values")
+        raise CheckpointError(f"{file} is damaged (it is not a table of values): download it again")
     return values
 
 
@@ -158,9 +172,7 @@ def refuse_misfits(
             more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
             faults.append(f"{fault} tensors: {', '.join(listed[:3])}{more}")
     if faults:
-        raise CheckpointError(
-            f"{source} has {'; '.join(faults)}: download it again, or name the config that is made for it"
-        )
+        raise CheckpointError(f"{source} has {'; '.join(faults)}: {_AGAIN}")
 
 
 @contextmanager
@@ -206,4 +218,5 @@ def _misshapen(name: str, found: Iterable[int], wanted: Iterable[int]) -> str:
 def _check_kind(name: str, file: Path) -> None:
     built_for = read_json(file).get("architectures")
     if built_for != [name]:
-        raise CheckpointError(f"{file} is made for {built_for}, not for {name} in transformers' native layout")
+        told = f"{file} is made for {built_for}, not for {name} in transformers' native layout"
+        raise CheckpointError(f"{told}: name the folder of such a model, or the config that is made for this one")

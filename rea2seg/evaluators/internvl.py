@@ -24,20 +24,22 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
-from rea2seg.checkpoints.internvl import internvl_blueprint
-from rea2seg.checkpoints.strict import load_tokenizer
+from rea2seg.checkpoints.vocabulary import check_vocabulary
 from rea2seg.devices import HERE, Placement
 from rea2seg.errors import CheckpointError, ConfigError, require_choice, require_positive
 from rea2seg.evaluators.decoding import Memory, Reply, think, write_scores
 from rea2seg.evaluators.prompts import EvaluatorTemplate, piece_ids, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import ScoreGrammar, confidence, expected_value, parse_scores, split_numbers
-from rea2seg.evaluators.weights import Parts, described_adapter, load_internvl
-from rea2seg.findings import Finding, Footprint, footprint, stored_as
+from rea2seg.evaluators.weights import Parts, build, internvl_plan, with_fresh_adapter
+from rea2seg.findings import Finding, Footprint, cache_bytes, footprint, stored_as
 from rea2seg.images import to_picture
 from rea2seg.structures import Candidate, Query, Score
-from rea2seg.text import control_id
 
 Readout = Literal["text", "expected"]
+
+SIDE = 448
+"""Pixels of a tile of InternVL3."""
+TILES = 1
 
 
 def image_pixels(image: UInt8[Tensor, "3 h w"], side: int) -> Float[Tensor, "3 side side"]:
@@ -64,11 +66,34 @@ def mask_pixels(masks: Bool[Tensor, "n h w"], side: int) -> Float[Tensor, "n 3 s
 
 
 def tokens_per_tile(config: InternVLConfig, side: int) -> int:
-    """How many tokens the model spends on a square picture of `side` pixels."""
+    """How many tokens the model spends on a square picture of `side` pixels. Raises `ConfigError` for odd ones."""
     cell = round(config.vision_config.patch_size[0] / config.downsample_ratio)
     if side <= 0 or side % cell:
         raise ConfigError(f"a side of {side} pixels does not divide into this model's cells of {cell}: take a multiple")
     return int(side // cell) ** 2
+
+
+def check_words(
+    tokenizer: PreTrainedTokenizerBase,
+    config: InternVLConfig,
+    template: EvaluatorTemplate,
+    reasoning: bool,
+    source: str,
+) -> tuple[ScoreGrammar, set[int]]:
+    """The grammar of scores, and the ids that end a reply, if a model and its tokenizer can be asked in a template.
+
+    config: the model's. source: what messages call the tokenizer. Raises `CheckpointError` and `ConfigError`.
+    """
+    check_vocabulary(tokenizer, config, template.image_slot, (), source)
+    # What the first question would find out.
+    prefix_ids(tokenizer, template, "x", 1)
+    suffix_ids(tokenizer, template, 1, 1, reasoning)
+    end = piece_ids(tokenizer, template, template.end)
+    if not end:
+        raise ConfigError("the template's `end` is empty: name the token that ends a reply")
+    if tokenizer.eos_token_id is None:
+        raise CheckpointError(f"{source} has no eos_token: take its files from the checkpoint")
+    return ScoreGrammar.of(tokenizer), {end[0], tokenizer.eos_token_id}
 
 
 class InternVL:
@@ -80,7 +105,8 @@ class InternVL:
     squares that a large image is cut into, as InternVL does, with one of the whole image added. They and the template
     must be those of the training.
     reasoning: let the model think in words first. readout: `expected` takes the expectation of each number over its
-    digits, `text` the number as written.
+    digits, `text` the number as written. Raises `ConfigError` and `CheckpointError`; words are checked before weights
+    are loaded.
     """
 
     def __init__(
@@ -90,28 +116,24 @@ class InternVL:
         reasoning: bool = False,
         readout: Readout = "expected",
         template: EvaluatorTemplate | None = None,
-        image_side: int = 448,
-        mask_side: int = 448,
-        image_tiles: int = 1,
+        image_side: int = SIDE,
+        mask_side: int = SIDE,
+        image_tiles: int = TILES,
         max_reasoning_tokens: int = 256,  # ours
         placement: Placement = HERE,
     ) -> None:
         require_choice(Readout, readout=readout)
         require_positive(image_tiles=image_tiles)
-        if not isinstance(weights, Parts):
-            weights = load_internvl(Path(weights), Path(adapter) if adapter else None, placement)
+        source = weights if isinstance(weights, Parts) else internvl_plan(Path(weights))
+        self.template, config = template or EvaluatorTemplate(), source.model.config
+        name = "the tokenizer" if isinstance(weights, Parts) else f"the tokenizer in {weights}"
+        self.grammar, self.stops = check_words(source.tokenizer, config, self.template, reasoning, name)
+        self.image_tokens, self.mask_tokens = (tokens_per_tile(config, side) for side in (image_side, mask_side))
+        parts = source if isinstance(source, Parts) else build(source, Path(adapter) if adapter else None, placement)
+        self.model, self.tokenizer = parts
         self.placement = placement
-        self.model, self.tokenizer = weights
         self.reasoning, self.readout, self.max_reasoning_tokens = reasoning, readout, max_reasoning_tokens
-        self.template = template or EvaluatorTemplate()
         self.image_side, self.mask_side, self.image_tiles = image_side, mask_side, image_tiles
-        self.image_tokens, self.mask_tokens = (
-            tokens_per_tile(self.model.config, side) for side in (image_side, mask_side)
-        )
-        self.grammar = ScoreGrammar.of(self.tokenizer)
-        self.stops = {piece_ids(self.tokenizer, self.template, self.template.end)[0], self.tokenizer.eos_token_id}
-        if control_id(self.tokenizer, self.template.image_slot) != self.model.config.image_token_id:
-            raise CheckpointError(f"{self.template.image_slot} of the tokenizer is not the model's image token")
         self._last_image: tuple[Tensor, Tensor] | None = None
 
     @classmethod
@@ -124,40 +146,46 @@ class InternVL:
         cls,
         weights: str,
         adapter: str | None = None,
-        image_side: int = 448,
-        mask_side: int = 448,
-        image_tiles: int = 1,
+        reasoning: bool = False,
+        template: Mapping[str, Any] | None = None,
+        image_side: int = SIDE,
+        mask_side: int = SIDE,
+        image_tiles: int = TILES,
         placement: Mapping[str, Any] = MappingProxyType({}),
         **_: Any,
     ) -> Iterator[Finding | Footprint]:
-        """What a pipeline with these arguments will load, found without loading it (`rea2seg.findings`)."""
-        blueprint, tokenizer = internvl_blueprint(Path(weights)), load_tokenizer(Path(weights))
-        model, text = blueprint.check(), blueprint.config.text_config
-        yield Finding("tensors", f"InternVL {stored_as(blueprint.tensors)}: all fit")
+        """What a pipeline with these arguments will load, found without loading it (`rea2seg.findings`).
+
+        Raises `CheckpointError` and `ConfigError` as the constructor does.
+        """
+        plan, words = internvl_plan(Path(weights)), EvaluatorTemplate(**template or {})
+        model, config = plan.model.check(), plan.model.config
+        text = config.text_config
+        yield Finding("tensors", f"InternVL {stored_as(plan.model.tensors)}: all fit")
         yield Finding("config", f"{text.num_hidden_layers} layers of width {text.hidden_size}")
-        ScoreGrammar.of(tokenizer)
-        slot = EvaluatorTemplate().image_slot
-        yield Finding("ids", f"{slot} is {control_id(tokenizer, slot)} of {text.vocab_size}, digits are single tokens")
-        tile, mask = (tokens_per_tile(blueprint.config, side) for side in (image_side, mask_side))
+        check_words(plan.tokenizer, config, words, reasoning, f"the tokenizer in {weights}")
+        ids = f"{words.image_slot} is {config.image_token_id} of {text.vocab_size}"
+        yield Finding("ids", f"{ids}, digits are single tokens")
+        tile, mask = (tokens_per_tile(config, side) for side in (image_side, mask_side))
         most = tile * (image_tiles + (image_tiles > 1))
         yield Finding("image", f"at most {most} tokens of the picture, {mask} of each mask")
-        # Before the adapter, which adds weights to the model but is merged.
-        # Keys and values, two bytes each, of three groups of five masks behind their prefix, and as much for the rest.
-        read = 3 * (most + 5 * mask)
-        shared = text.hidden_size * text.num_key_value_heads // text.num_attention_heads
-        working = 2 * 2 * 2 * text.num_hidden_layers * shared * read
-        needed = footprint(model, working, Placement(**placement).precision)
+        # Ours: keys and values of three groups of five masks behind their prefix, and as much again for the rest.
+        place = Placement(**placement)
+        working = 2 * cache_bytes(text, 3 * (most + 5 * mask), place.precision)
+        # Counted before the adapter's own weights are in the model, as it will be merged.
+        needed = footprint(model, working, place)
         if adapter is not None:
-            described_adapter(model, Path(adapter))
+            with_fresh_adapter(model, Path(adapter))
             yield Finding("adapter", "all tensors fit")
         yield needed
 
-    @torch.inference_mode()
     def score(self, query: Query, groups: Sequence[Sequence[Candidate]]) -> list[list[Score]]:
         """One score for each candidate of each group, all groups in one batch."""
         with self.placement.present(self.model):
             return self._score(query, groups) if groups else []
 
+    # Not around `present`, which would then leave weights that are inference tensors for good.
+    @torch.inference_mode()
     def _score(self, query: Query, groups: Sequence[Sequence[Candidate]]) -> list[list[Score]]:
         masks = torch.stack([candidate.mask for group in groups for candidate in group])
         prefix, features = self._read(query), self._features(mask_pixels(masks, self.mask_side))

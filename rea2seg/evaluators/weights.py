@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from torch import Tensor
+from torch import OutOfMemoryError, Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rea2seg.checkpoints.internvl import internvl_blueprint
 from rea2seg.checkpoints.stored import KeyMap, stored_tensors
-from rea2seg.checkpoints.strict import UNREADABLE, check_fit, load_tokenizer, quiet, read_json
+from rea2seg.checkpoints.strict import UNREADABLE, Blueprint, check_fit, load_tokenizer, quiet, read_json
 from rea2seg.devices import ON_CPU, Placement
 from rea2seg.errors import CheckpointError, reason
 
@@ -31,29 +31,48 @@ class Parts(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
 
 
+class Plan(NamedTuple):
+    """An InternVL that is described and not loaded, and its tokenizer."""
+
+    model: Blueprint
+    tokenizer: PreTrainedTokenizerBase
+
+
+def internvl_plan(folder: Path) -> Plan:
+    """What a folder of either layout holds. Raises `CheckpointError` where files are missing or of another model."""
+    return Plan(internvl_blueprint(folder), load_tokenizer(folder))
+
+
 def load_internvl(folder: Path, adapter: Path | None = None, placement: Placement = ON_CPU) -> Parts:
-    """The model of a folder in either layout, in eval mode, and the tokenizer beside it.
+    """The model of a folder in either layout and its tokenizer, as `build` makes them. Raises `CheckpointError`."""
+    return build(internvl_plan(folder), adapter, placement)
+
+
+def build(plan: Plan, adapter: Path | None, placement: Placement) -> Parts:
+    """The live modules of a plan, in eval mode.
 
     An adapter is merged into the weights, unless these are quantised: then it stays beside them, as merging would round
-    the sum again.
+    the sum again. Raises `CheckpointError` where anything does not fit.
     """
-    model = internvl_blueprint(folder).load(placement)
-    tokenizer = load_tokenizer(folder)
+    model = plan.model.load(placement)
     if adapter is not None:
         adapted = _adapted(model, adapter)
         # Merged where it can be: no extra matrix products, and the model is of the plain class again.
         model = adapted if placement.quantised else adapted.merge_and_unload()
-    return Parts(model.eval(), tokenizer)
+    return Parts(model.eval(), plan.tokenizer)
 
 
 def _adapted(model: Any, adapter: Path) -> PeftModel:
-    adapted, stored = described_adapter(model, adapter)
+    adapted, stored = with_fresh_adapter(model, adapter)
     set_peft_model_state_dict(adapted, stored)
     return adapted
 
 
-def described_adapter(model: Any, adapter: Path) -> tuple[PeftModel, dict[str, Tensor]]:
-    """A model, which may lie on the meta device, with a fresh adapter, and the tensors on disk that fit this one."""
+def with_fresh_adapter(model: Any, adapter: Path) -> tuple[PeftModel, dict[str, Tensor]]:
+    """A model, which may lie on the meta device, wrapped with a fresh adapter, and the tensors on disk that fit this.
+
+    The model is changed: its adapted layers are replaced. Raises `CheckpointError` where the adapter does not fit it.
+    """
     config, stored = _adapter_config(adapter), stored_tensors(adapter / WEIGHTS)
     if any(name.startswith(f"{_BASE}language_model.") for name in stored):
         config, stored = _of_original(config, adapter), _ORIGINAL.native(stored)
@@ -63,8 +82,11 @@ def described_adapter(model: Any, adapter: Path) -> tuple[PeftModel, dict[str, T
             adapted = PeftModel(model, config)
             # Left to itself, PEFT would look for the model of the training, in its old place and then on the net.
             own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    except OutOfMemoryError:  # a RuntimeError too, but no fault of the adapter
+        raise
     except UNREADABLE as error:
-        raise CheckpointError(f"{adapter} cannot be loaded as an adapter: {reason(error)}") from error
+        told = f"{adapter} cannot be loaded as an adapter ({reason(error)})"
+        raise CheckpointError(f"{told}: name one that was trained on this model") from error
     check_fit(own, adapter, stored)
     return adapted, stored
 
@@ -79,7 +101,8 @@ def _adapter_config(adapter: Path) -> LoraConfig:
         with quiet():
             config = PeftConfig.from_pretrained(adapter, local_files_only=True)
     except (*UNREADABLE, TypeError) as error:
-        raise CheckpointError(f"{file} cannot be read as an adapter's config: {reason(error)}") from error
+        told = f"{file} cannot be read as an adapter's config ({reason(error)})"
+        raise CheckpointError(f"{told}: download it again") from error
     config.inference_mode = True
     return config
 

@@ -23,11 +23,12 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from rea2seg.checkpoints.lens import END, IMAGE_TOKEN, PADDING, check_tokenizer, lens_plan
+from rea2seg.checkpoints.lens import CONTROLS, END, IMAGE_TOKEN, PADDING, LensPlan, lens_plan
 from rea2seg.checkpoints.strict import fill
+from rea2seg.checkpoints.vocabulary import check_vocabulary
 from rea2seg.devices import HERE, ON_CPU, Placement
 from rea2seg.errors import ConfigError, require_choice, require_positive
-from rea2seg.findings import Finding, Footprint, footprint, stored_as
+from rea2seg.findings import Finding, Footprint, cache_bytes, footprint, stored_as
 from rea2seg.generator.attention import enable, layer_range, probe, prompt_attention
 from rea2seg.generator.queries import QueryConnector
 from rea2seg.generator.qwen import Seen, processor_for, resized, see
@@ -42,6 +43,10 @@ QueryRow = Literal["first", "last", "mean"]
 
 QUERY = -201
 """Stands for a learnt query in a list of ids, as `IMAGE` does for an image token."""
+LAYERS = (33, 33)
+"""The paper's for LENS; it does not say from what it counts."""
+MAX_PIXELS, MAX_NEW_TOKENS = 1_000_000, 768
+"""Of the image that the MLLM sees, and of an answer; training allowed 768."""
 
 
 def _wording(request: str) -> Conversation:
@@ -65,6 +70,7 @@ WORDINGS: dict[Wording, Conversation] = {
 }
 """What the published weights were trained with: `reasoning` is that of LENS_ReasonSeg_CoT, `plain` that of the others.
 No spaces stand between its sentences there either."""
+PROMPT: Wording = "reasoning"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,13 +83,40 @@ class Parts:
 
 
 def load(folder: str | Path, placement: Placement = ON_CPU) -> Parts:
-    """Reads the layout of `rea2seg.checkpoints.lens`; every tensor must fit. The connector is always in float32."""
-    plan = lens_plan(Path(folder))
+    """Reads the layout of `rea2seg.checkpoints.lens`; the connector is always in float32.
+
+    Raises `CheckpointError` where anything does not fit.
+    """
+    return build(lens_plan(Path(folder)), placement)
+
+
+def build(plan: LensPlan, placement: Placement) -> Parts:
+    """The live modules of a plan. Raises `CheckpointError` where a tensor does not fit."""
     connector = plan.described_connector().to_empty(device="cpu")
     fill(connector, plan.source, plan.connector)
     mllm = plan.mllm.load(placement)
     mllm.generation_config = GenerationConfig()
     return Parts(mllm, connector.eval().to(mllm.device), plan.tokenizer)
+
+
+def conversation_for(
+    tokenizer: PreTrainedTokenizerBase, prompt: Wording | Conversation, answer: str = ""
+) -> Conversation:
+    """The conversation that a prompt stands for, which with this answer can be encoded.
+
+    LENS encoded its wordings in one piece: what the tokenizer has as an added token, `<think>` perhaps, is one id then.
+    Raises `ConfigError` and `CheckpointError`, such as for added tokens that another conversation does not declare.
+    """
+    if isinstance(prompt, str):
+        require_choice(Wording, prompt=prompt)
+        wording = WORDINGS[prompt]
+        whole = wording.prompt + wording.reply + answer
+        named = [token for token in tokenizer.get_added_vocab() if token.strip() and token in whole]
+        prompt = replace(wording, controls=tuple(dict.fromkeys((*wording.controls, *named))))
+    prompt.check()
+    # What the first question would find out.
+    prompt.dialogue_ids(tokenizer, "x", answer)
+    return prompt
 
 
 @dataclass(frozen=True)
@@ -100,50 +133,47 @@ class Lens:
 
     `weights`: a folder in LENS's layout, or live modules, which stay where they are. `prompt`: the wording that the
     weights were trained with, or another conversation. `layers`: the inclusive range, counted from 0, whose attention
-    is averaged; the paper's "layer 33" does not say from what it counts. `row`: the query whose attention is read, or
-    the mean over all. `mode`: `generate` lets the MLLM answer first, as LENS does; `teacher` puts `answer` in its mouth
-    instead, which is ours, for speed. `image_side`: the longest side is first resized to so many pixels, as for
-    ReasonSeg; `None` leaves the image as it is, as for RefCOCO and in LENS's demo. `max_pixels`: of the image that the
-    MLLM sees. `max_new_tokens`: of an answer; training allowed 768. `repetition_penalty`: 1 is none.
+    is averaged. `row`: the query whose attention is read, or the mean over all. `mode`: `generate` lets the MLLM answer
+    first, as LENS does; `teacher` puts `answer` in its mouth instead, which is ours, for speed. `image_side`: the
+    longest side is first resized to so many pixels, as for ReasonSeg; `None` leaves the image as it is, as for RefCOCO
+    and in LENS's demo. `max_pixels`: of the image that the MLLM sees. `max_new_tokens`: of an answer.
+    `repetition_penalty`: 1 is none. Raises `ConfigError` and `CheckpointError`, for words before weights are loaded.
     """
 
     def __init__(
         self,
         weights: str | Path | Parts,
-        prompt: Wording | Conversation = "reasoning",
-        layers: tuple[int, int] = (33, 33),
+        prompt: Wording | Conversation = PROMPT,
+        layers: tuple[int, int] = LAYERS,
         row: QueryRow = "first",
         mode: Mode = "generate",
         answer: str = "",
         image_side: int | None = 640,
-        max_pixels: int = 1_000_000,
-        max_new_tokens: int = 768,
+        max_pixels: int = MAX_PIXELS,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         repetition_penalty: float = 1.0,
         placement: Placement = HERE,
     ) -> None:
         require_choice(QueryRow, row=row)
         require_choice(Mode, mode=mode)
-        if isinstance(prompt, str):
-            require_choice(Wording, prompt=prompt)
         require_positive(
             max_pixels=max_pixels, max_new_tokens=max_new_tokens, image_side=1 if image_side is None else image_side
         )
         if repetition_penalty <= 0:
             raise ConfigError(f"repetition_penalty must be above 0, not {repetition_penalty}")
-        self.conversation = WORDINGS[prompt] if isinstance(prompt, str) else prompt
-        self.conversation.check()
-        self.parts = weights if isinstance(weights, Parts) else load(weights, placement)
-        self.placement = placement
-        self.row, self.mode, self.answer, self.image_side = row, mode, answer, image_side
+        source = weights if isinstance(weights, Parts) else lens_plan(Path(weights))
+        tokenizer, config = source.tokenizer, source.mllm.config
+        check_vocabulary(tokenizer, config, IMAGE_TOKEN, CONTROLS, "the tokenizer")
+        self.conversation = conversation_for(tokenizer, prompt, answer)
+        self.layers = layer_range(layers, config.text_config.num_hidden_layers)
+        self.parts = source if isinstance(source, Parts) else build(source, placement)
+        self.row, self.mode, self.answer, self.placement, self.image_side = row, mode, answer, placement, image_side
         self.max_new_tokens, self.repetition_penalty = max_new_tokens, repetition_penalty
-        mllm, tokenizer = self.parts.mllm, self.parts.tokenizer
-        check_tokenizer(tokenizer, mllm.config, "the tokenizer")
         self.end, self.padding, self.image_token = (
             control_id(tokenizer, token) for token in (END, PADDING, IMAGE_TOKEN)
         )
-        self.layers = layer_range(layers, mllm.config.text_config.num_hidden_layers)
-        self.processor = processor_for(mllm, max_pixels)
-        enable(mllm)
+        self.processor = processor_for(self.parts.mllm, max_pixels)
+        enable(self.parts.mllm)
 
     @classmethod
     def wrap(
@@ -160,29 +190,34 @@ class Lens:
     def examine(
         cls,
         weights: str,
-        layers: Sequence[int] = (33, 33),
-        max_pixels: int = 1_000_000,
-        max_new_tokens: int = 768,
+        prompt: Wording | Mapping[str, Any] = PROMPT,
+        layers: Sequence[int] = LAYERS,
+        answer: str = "",
+        max_pixels: int = MAX_PIXELS,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         placement: Mapping[str, Any] = MappingProxyType({}),
         **_: Any,
     ) -> Iterator[Finding | Footprint]:
-        """What a pipeline with these arguments will load, found without loading it (`rea2seg.findings`)."""
+        """What a pipeline with these arguments will load, found without loading it (`rea2seg.findings`).
+
+        Raises `CheckpointError` and `ConfigError` as the constructor does.
+        """
         plan = lens_plan(Path(weights))
         mllm, text = plan.mllm.check(), plan.mllm.config.text_config
         yield Finding("tensors", f"MLLM {stored_as(plan.mllm.tensors)}; connector {stored_as(plan.connector)}: all fit")
         layer_range((layers[0], layers[1]), text.num_hidden_layers)
         told = f"{text.num_hidden_layers} layers of width {text.hidden_size}, those of the map among them"
         yield Finding("config", f"{told}; {plan.queries} queries")
+        conversation_for(plan.tokenizer, prompt if isinstance(prompt, str) else Conversation(**prompt), answer)
         slot = control_id(plan.tokenizer, IMAGE_TOKEN)
         yield Finding("ids", f"{IMAGE_TOKEN} is {slot} of {text.vocab_size}")
         cell = plan.mllm.config.vision_config.patch_size * plan.mllm.config.vision_config.spatial_merge_size
         tokens = max_pixels // cell**2
         yield Finding("image", f"at most {tokens} tokens, one for {cell} x {cell} px")
-        # Keys and values, two bytes each, of all that is read and said, and as much again for what is computed.
-        shared = text.hidden_size * text.num_key_value_heads // text.num_attention_heads
-        working = 2 * 2 * 2 * text.num_hidden_layers * shared * (tokens + max_new_tokens + plan.queries)
-        own = footprint(mllm, working, Placement(**placement).precision)
-        yield replace(own, fixed=footprint(plan.described_connector(), 0).other)
+        # Ours: keys and values of all that is read and said, and as much again for what is computed.
+        place = Placement(**placement)
+        working = 2 * cache_bytes(text, tokens + max_new_tokens + plan.queries, place.precision)
+        yield replace(footprint(mllm, working, place), fixed=footprint(plan.described_connector(), 0).other)
 
     @torch.no_grad()
     def ground(self, queries: Sequence[Query]) -> list[Grounding]:

@@ -7,7 +7,7 @@ positions derived from the ids.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -22,25 +22,31 @@ from rea2seg.checkpoints.lisa import lisa_plan
 from rea2seg.checkpoints.strict import check_fit
 from rea2seg.devices import HERE, Placement
 from rea2seg.errors import CheckpointError, ConfigError, require_choice, require_positive
-from rea2seg.findings import Finding, Footprint, footprint, stored_as
+from rea2seg.findings import Finding, Footprint, cache_bytes, footprint, stored_as
 from rea2seg.generator.attention import enable, layer_range, probe, prompt_attention
 from rea2seg.generator.llava import (
     Connector,
     Geometry,
     Parts,
+    build,
     cell_map,
     clip_pixels,
     embed,
     empty_connector,
     image_features,
     last_hidden,
-    load,
 )
 from rea2seg.generator.tokens import SEG, Conversation, Row, TokenLayout, expand
 from rea2seg.structures import Grounding, Query
 from rea2seg.text import control_id
 
 Mode = Literal["teacher", "generate"]
+
+
+LAYERS = (14, 30)
+"""The paper's for LLaVA; it does not say whether it counts from 0."""
+ANSWER = "[SEG]."
+"""LISA's in its own evaluation."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,10 @@ class Lisa:
         self,
         weights: str | Path | Parts,
         conversation: Conversation | None = None,
-        layers: tuple[int, int] = (14, 30),
+        layers: tuple[int, int] = LAYERS,
         row: Row = "predictor",
         mode: Mode = "teacher",
-        answer: str = "[SEG].",
+        answer: str = ANSWER,
         geometry: Geometry = "crop",
         max_new_tokens: int = 128,  # ours
         batch: int = 8,  # ours
@@ -82,16 +88,24 @@ class Lisa:
         require_choice(Mode, mode=mode)
         require_choice(Geometry, geometry=geometry)
         require_positive(batch=batch, max_new_tokens=max_new_tokens)
-        self.parts = weights if isinstance(weights, Parts) else load(weights, placement, vision_tower)
-        self.placement = placement
-        self.conversation = conversation or Conversation()
+        self.placement, self.conversation = placement, conversation or Conversation()
+        if isinstance(weights, Parts):
+            self.parts = weights
+            rows = weights.mllm.get_input_embeddings().num_embeddings
+            check_words(weights.tokenizer, rows, self.conversation, answer, "these parts")
+        else:
+            plan = lisa_plan(Path(weights), Path(vision_tower) if vision_tower else None)
+            check_words(plan.tokenizer, plan.rows, self.conversation, answer, str(weights))
+            self.parts = build(plan, placement)
         self.row, self.mode, self.answer, self.geometry = row, mode, answer, geometry
         self.max_new_tokens, self.batch = max_new_tokens, batch
         self.layers = layer_range(layers, self.parts.mllm.config.text_config.num_hidden_layers)
         self.seg = control_id(self.parts.tokenizer, SEG)
         vision = self.parts.mllm.config.vision_config
         self.side, self.grid = vision.image_size, vision.image_size // vision.patch_size
-        self._check()
+        if vision.image_size % vision.patch_size:
+            told = f"patches of {vision.patch_size} pixels do not tile an image of {vision.image_size}"
+            raise ConfigError(f"{told}: take another vision tower")
         enable(self.parts.mllm)
 
     @classmethod
@@ -109,7 +123,9 @@ class Lisa:
     def examine(
         cls,
         weights: str,
-        layers: Sequence[int] = (14, 30),
+        conversation: Mapping[str, Any] | None = None,
+        layers: Sequence[int] = LAYERS,
+        answer: str = ANSWER,
         vision_tower: str | None = None,
         placement: Mapping[str, Any] = MappingProxyType({}),
         **_: Any,
@@ -125,13 +141,15 @@ class Lisa:
         yield Finding(
             "config", f"{text.num_hidden_layers} layers of width {text.hidden_size}, those of the map among them"
         )
+        check_words(plan.tokenizer, plan.rows, Conversation(**conversation or {}), answer, weights)
         yield Finding("ids", f"{SEG} is {control_id(plan.tokenizer, SEG)} of {text.vocab_size}")
         vision = plan.mllm.config.vision_config
         tokens = (vision.image_size // vision.patch_size) ** 2
         yield Finding("image", f"{vision.image_size} px become {tokens} tokens")
-        # Keys and values, two bytes each, of an image and the words LISA trained with, and as much again for the rest.
-        working = 2 * 2 * 2 * text.num_hidden_layers * text.hidden_size * (tokens + 512)
-        yield footprint(mllm, working, Placement(**placement).precision)
+        # Ours: keys and values of an image and the words LISA trained with, and as much again for all else.
+        working = 2 * cache_bytes(text, tokens + 512, Placement(**placement).precision)
+        own = footprint(mllm, working, Placement(**placement))
+        yield replace(own, fixed=footprint(connector, 0).other)
 
     @torch.no_grad()
     def ground(self, queries: Sequence[Query]) -> list[Grounding]:
@@ -216,12 +234,21 @@ class Lisa:
             groundings.append(Grounding(token, attention, cells, exchange.reply, exchange.flags))
         return groundings
 
-    def _check(self) -> None:
-        rows, vision = self.parts.mllm.get_input_embeddings().num_embeddings, self.parts.mllm.config.vision_config
-        if len(self.parts.tokenizer) > rows:
-            raise CheckpointError(f"the tokenizer has {len(self.parts.tokenizer)} tokens, the model only {rows}")
-        if vision.image_size % vision.patch_size:
-            raise ConfigError(f"patches of {vision.patch_size} pixels do not tile an image of {vision.image_size}")
-        self.conversation.check()
-        if SEG not in self.answer:
-            raise ConfigError(f"the answer {self.answer!r} holds no {SEG}")
+
+def check_words(
+    tokenizer: PreTrainedTokenizerBase, rows: int, conversation: Conversation, answer: str, source: str
+) -> None:
+    """An error unless a model with `rows` embeddings can be spoken to in this conversation."""
+    if len(tokenizer) > rows:
+        told = f"{len(tokenizer)} tokens, and its model only {rows}"
+        raise CheckpointError(f"the tokenizer in {source} has {told}: take both from the same checkpoint")
+    if SEG not in tokenizer.get_added_vocab():
+        told = f"the tokenizer in {source} has no {SEG}"
+        raise CheckpointError(f"{told}: take its files from the checkpoint, not its base")
+    if tokenizer.eos_token_id is None:
+        raise CheckpointError(f"the tokenizer in {source} has no end of sentence: set its eos_token, </s> in Llama's")
+    if SEG not in answer:
+        raise ConfigError(f"the answer {answer!r} holds no {SEG}: write it where the answer points at the target")
+    conversation.check()
+    # What the first question would find out.
+    conversation.dialogue_ids(tokenizer, "?", answer)

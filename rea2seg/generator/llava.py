@@ -63,8 +63,12 @@ class Parts:
 
 
 def load(folder: str | Path, placement: Placement = ON_CPU, vision_tower: str | Path | None = None) -> Parts:
-    """Reads one of the layouts of `rea2seg.checkpoints.lisa`; every tensor must fit."""
-    plan = lisa_plan(Path(folder), Path(vision_tower) if vision_tower else None)
+    """Reads one of the layouts of `rea2seg.checkpoints.lisa`; raises `CheckpointError` where anything does not fit."""
+    return build(lisa_plan(Path(folder), Path(vision_tower) if vision_tower else None), placement)
+
+
+def build(plan: LisaPlan, placement: Placement) -> Parts:
+    """The live modules of a plan."""
     mllm = plan.mllm.load(placement)
     # Vicuna's checkpoints carry a temperature and penalties, which `generate` would mix into any setting of ours.
     mllm.generation_config = GenerationConfig()
@@ -131,7 +135,8 @@ def embed(
     if int(here.sum()) != len(features) * features.shape[1]:
         raise ValueError(f"{int(here.sum())} image positions for {tuple(features.shape[:2])} image tokens")
     embeddings: Tensor = mllm.get_input_embeddings()(ids.masked_fill(here, 0))
-    return embeddings.masked_scatter(here[..., None], features.to(embeddings.dtype))
+    # Where a model is spread over several devices, the projector need not be on that of the embeddings.
+    return embeddings.masked_scatter(here[..., None].to(embeddings.device), features.to(embeddings))
 
 
 def last_hidden(

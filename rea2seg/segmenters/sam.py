@@ -7,7 +7,7 @@ keeps one pixel of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,12 +20,10 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder
 from segment_anything.modeling import Sam as SamModel
 from torch import Tensor
 
-from rea2seg.checkpoints.lisa import SEGMENTER
-from rea2seg.checkpoints.sam import build_decoder, build_sam, decoder_tensors, load_decoder, load_sam, sam_plan
-from rea2seg.checkpoints.stored import stored_tensors, under
+from rea2seg.checkpoints.sam import build_decoder, build_sam, decoder_tensors, load_decoder, sam_plan
 from rea2seg.checkpoints.strict import check_fit
 from rea2seg.devices import chosen_device
-from rea2seg.errors import CheckpointError, require_choice, require_positive
+from rea2seg.errors import require_choice, require_positive
 from rea2seg.findings import Finding, Footprint, footprint, stored_as
 from rea2seg.geometry import Canvas
 from rea2seg.images import to_picture
@@ -105,7 +103,7 @@ def decode_prompts(
 class Sam:
     """SAM in the segmenter's seat.
 
-    weights: what `load_sam` takes. token_decoder: a second mask decoder for prompts that carry a raw token, such as the
+    weights: what `sam_plan` takes. token_decoder: a second mask decoder for prompts that carry a raw token, such as the
     one fine-tuned inside a LISA checkpoint (see `load_decoder`); the stock decoder by default. token_masks: which masks
     of such prompts it decodes, `all`, or `single` and leaves the three of a multi-mask prompt, which LISA's loss never
     saw, to the stock decoder. batch: images encoded together; 4 is ours, as ViT-H holds 1 GB of attention for each at a
@@ -120,12 +118,9 @@ class Sam:
         device: str = "auto",
         batch: int = 4,
     ) -> None:
-        place = chosen_device(device)
-        model = load_sam(Path(weights))
-        decoder = None
-        if token_decoder is not None:
-            decoder = load_decoder(Path(token_decoder), sam_plan(Path(weights))[0]).to(place)
-        self._seat(model.to(place), decoder, token_masks, batch)
+        place, plan = chosen_device(device), sam_plan(Path(weights))
+        decoder = None if token_decoder is None else load_decoder(Path(token_decoder), plan).to(place)
+        self._seat(plan.load().to(place), decoder, token_masks, batch)
 
     @classmethod
     def wrap(
@@ -143,20 +138,21 @@ class Sam:
     @classmethod
     def examine(cls, weights: str, token_decoder: str | None = None, **_: Any) -> Iterator[Finding | Footprint]:
         """What a pipeline with these arguments will load, found without loading it (`rea2seg.findings`)."""
-        config, tensors = sam_plan(Path(weights))
+        plan = sam_plan(Path(weights))
+        config = plan.config
         with torch.device("meta"):
             model, decoder = build_sam(config), build_decoder(config)
-        check_fit(model.state_dict(), Path(weights), tensors)
-        yield Finding("tensors", f"SAM {stored_as(tensors)}: all fit")
+        check_fit(model.state_dict(), plan.source, plan.tensors)
+        yield Finding("tensors", f"SAM {stored_as(plan.tensors)}: all fit")
         told = f"{config.encoder_depth} blocks of width {config.encoder_width}, {config.image_size} px"
-        yield Finding("config", f"{told}, {(config.image_size // config.patch_size) ** 2} tokens")
+        tokens = (config.image_size // config.patch_size) ** 2
+        yield Finding("config", f"{told}, {tokens} tokens")
         if token_decoder is not None:
-            check_fit(decoder.state_dict(), Path(token_decoder), decoder_tensors(Path(token_decoder)))
-            yield Finding("decoder", "the decoder for raw tokens fits")
-            yield from _same_encoder(tensors, Path(token_decoder))
-        # Scores, offsets and softmax of one global block.
-        working = 3 * 4 * config.encoder_heads * (config.image_size // config.patch_size) ** 4
-        yield footprint(model, working)
+            place = Path(token_decoder)
+            check_fit(decoder.state_dict(), place, decoder_tensors(place, plan))
+            yield Finding("decoder", "the decoder for raw tokens fits, and was trained with this encoder")
+        # Ours: scores, offsets and softmax of one global block, for one image.
+        yield footprint(model, 3 * 4 * config.encoder_heads * tokens**2)
 
     def _seat(self, model: SamModel, token_decoder: MaskDecoder | None, token_masks: TokenMasks, batch: int) -> None:
         require_positive(batch=batch)
@@ -185,22 +181,6 @@ class Sam:
         wanted = MULTI if multimask else SINGLE
         lowres, quality = decode_prompts(self.model.prompt_encoder, decoder, features, prompt, wanted)
         return Masks(lowres, quality, embedding.canvas)
-
-
-def _same_encoder(tensors: Mapping[str, Tensor], other: Path) -> Iterator[Finding]:
-    """A decoder fits the embeddings of the encoder it was trained with: that of a LISA checkpoint must be this one.
-
-    One of both may have been rounded to bfloat16.
-    """
-    stored = stored_tensors(other)
-    inside = under(f"{SEGMENTER}image_encoder.neck.", stored)
-    for name, theirs in inside.items():
-        ours = tensors[f"image_encoder.neck.{name}"].float()
-        if not torch.allclose(ours, theirs.float(), rtol=1e-2, atol=1e-3):
-            told = f"{other} was trained with another SAM (image_encoder.neck.{name} differs)"
-            raise CheckpointError(f"{told}: take stock weights of its size, or its own as the segmenter's weights")
-    if inside:
-        yield Finding("encoder", "the SAM inside the generator's checkpoint has the same encoder")
 
 
 def moved(prompt: Prompt, like: Tensor) -> Prompt:

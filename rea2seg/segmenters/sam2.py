@@ -15,6 +15,7 @@ from accelerate import init_empty_weights
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from rea2seg.checkpoints.sam2 import DECODER_HEADS, DOWNSAMPLING, IMAGE_HALF, Sam2Config, sam2_tensors
 from rea2seg.checkpoints.strict import check_fit, fill
@@ -38,7 +39,7 @@ except ImportError as error:
         f"SAM 2 needs its package ({reason(error)}): SAM2_BUILD_CUDA=0 pip install --no-build-isolation sam2==1.1.0"
     ) from error
 
-MEAN, STD = torch.tensor([[[0.485]], [[0.456]], [[0.406]]]), torch.tensor([[[0.229]], [[0.224]], [[0.225]]])
+MEAN, STD = (torch.tensor(numbers)[:, None, None] for numbers in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
 HEADS = ("sam_prompt_encoder.", "sam_mask_decoder.")
 LIMIT = 32.0
 """Upstream's predictor hands low-resolution logits back within this, so mask prompts never exceed it."""
@@ -92,7 +93,8 @@ class Sam2Model(Sam2Heads):
             global_att_blocks=config.global_blocks,
         )
         neck = FpnNeck(
-            position_encoding=PositionEmbeddingSine(config.channels),
+            # Its cache would be filled on the first GPU, whichever the model is for.
+            position_encoding=PositionEmbeddingSine(config.channels, warmup_cache=False),
             d_model=config.channels,
             backbone_channel_list=trunk.channel_list,
             fpn_top_down_levels=[2, 3],
@@ -109,7 +111,7 @@ Heads: TypeAlias = Sam2Heads | SAM2Base
 
 
 def load_sam2(place: Path, dynamic_multimask: bool = True) -> Sam2Model:
-    """A SAM 2 from disk: see `sam2_tensors`."""
+    """A SAM 2 from disk: see `sam2_tensors`. Raises `CheckpointError` where it does not fit."""
     tensors = sam2_tensors(place)
     model = Sam2Model(Sam2Config.of(tensors, place), dynamic_multimask)
     fill(model, place, IMAGE_HALF.native(tensors))
@@ -117,14 +119,20 @@ def load_sam2(place: Path, dynamic_multimask: bool = True) -> Sam2Model:
 
 
 def load_heads(place: Path, config: Sam2Config, dynamic_multimask: bool = True) -> Sam2Heads:
-    """The prompt encoder and the mask decoder alone, of a SAM 2 on disk that has this architecture."""
+    """The prompt encoder and the mask decoder alone, of a SAM 2 on disk.
+
+    Raises `CheckpointError` where that has another architecture.
+    """
     heads = Sam2Heads(config, dynamic_multimask)
     fill(heads, place, head_tensors(place, config))
     return heads
 
 
 def head_tensors(place: Path, config: Sam2Config) -> dict[str, Tensor]:
-    """Those of prompt encoder and mask decoder, from a SAM 2 of the same size."""
+    """Those of prompt encoder and mask decoder, from a SAM 2 on disk, whose architecture must be this one.
+
+    Raises `CheckpointError`.
+    """
     tensors = sam2_tensors(place)
     if Sam2Config.of(tensors, place) != config:
         raise CheckpointError(f"{place} holds a SAM 2 of another size than the segmenter's: name weights of one size")
@@ -197,7 +205,7 @@ class Sam2:
     together; 4 is ours.
 
     An embedding holds the fine levels as the image encoder gives them, 84 MB, since each mask decoder has its own view
-    of them.
+    of them. Raises `CheckpointError` and `ConfigError`.
     """
 
     def __init__(
@@ -216,7 +224,10 @@ class Sam2:
 
     @classmethod
     def examine(cls, weights: str, token_heads: str | None = None, **_: Any) -> Iterator[Finding | Footprint]:
-        """What a pipeline with these arguments will load, found without loading it (`rea2seg.findings`)."""
+        """What a pipeline with these arguments will load, found without loading it (`rea2seg.findings`).
+
+        Raises `CheckpointError` as the constructor does.
+        """
         tensors = sam2_tensors(Path(weights))
         config = Sam2Config.of(tensors, Path(weights))
         # Not on the meta device: upstream's trunk reads numbers off a tensor while it is built.
@@ -230,7 +241,7 @@ class Sam2:
                 heads = Sam2Heads(config)
             check_fit(heads.state_dict(), Path(token_heads), head_tensors(Path(token_heads), config))
             yield Finding("heads", "the prompt encoder and decoder for raw tokens fit")
-        # Some twenty values for every cell and channel of the first stage, which is the largest.
+        # Ours: some twenty values for every cell and channel of the first stage, which is the largest.
         yield footprint(model, 20 * 4 * config.width * (config.image_size // 4) ** 2)
 
     @classmethod

@@ -160,11 +160,25 @@ QWEN_ONLY = "where only ['Qwen2ForCausalLM'] is known: take an InternVL3 of 1B, 
         (None, {"vision_config": None}, "no vision_config: download it again"),
         (None, {"ps_version": "v1"}, "ps_version 'v1', where only 'v2' is known: take another InternVL3"),
         (None, {"select_layer": -4}, "select_layer -4, where only -1 is known: take another InternVL3"),
-        (None, {"use_llm_lora": 16}, "use_llm_lora 16, where only 0 is known: take another InternVL3"),
+        (
+            None,
+            {"use_llm_lora": 16},
+            "use_llm_lora 16, a LoRA that is not merged: merge it first with InternVL's tools/merge_lora.py",
+        ),
+        (
+            None,
+            {"use_backbone_lora": 8},
+            "use_backbone_lora 8, a LoRA that is not merged: merge it first with InternVL's tools/merge_lora.py",
+        ),
+        (
+            None,
+            {"force_image_size": 224},
+            "force_image_size 224, and vision_config.image_size 448: take another InternVL3, where they agree",
+        ),
         (
             "vision_config",
             {"norm_type": "batch_norm"},
-            "norm_type 'batch_norm', where only layer_norm and rms_norm are known",
+            "norm_type 'batch_norm', where only layer_norm and rms_norm are known: take another InternVL3",
         ),
     ],
 )
@@ -177,16 +191,24 @@ def test_a_config_with_values_of_another_kind_is_told(folder: Path) -> None:
     edit_json(folder / "config.json", lambda values: values["llm_config"].update(hidden_size="wide"))
     file = re.escape(str(folder / "config.json"))
     with pytest.raises(
-        CheckpointError, match=rf"^{file} does not fit InternVLForConditionalGeneration: .*hidden_size"
+        CheckpointError, match=rf"^{file} does not fit InternVLForConditionalGeneration \(.*hidden_size"
     ) as told:
         internvl_blueprint(folder)
     assert "\n" not in str(told.value)
+    assert str(told.value).endswith("): take it from the checkpoint")
+
+
+@pytest.mark.parametrize("size", [None, 0, 448])
+def test_an_image_size_that_is_not_forced_or_agrees_is_welcome(folder: Path, size: int | None) -> None:
+    edit_json(folder / "config.json", lambda values: values.update(force_image_size=size))
+    assert internvl_blueprint(folder).config.vision_config.image_size == (448, 448)
 
 
 def test_another_architecture_is_told(folder: Path) -> None:
     edit_json(folder / "config.json", lambda values: values.update(architectures=["LlavaLlamaForCausalLM"]))
     kind = "not for InternVLForConditionalGeneration in transformers' native layout"
-    refused(folder, f"{folder / 'config.json'} is made for ['LlavaLlamaForCausalLM'], {kind}")
+    mend = "name the folder of such a model, or the config that is made for this one"
+    refused(folder, f"{folder / 'config.json'} is made for ['LlavaLlamaForCausalLM'], {kind}: {mend}")
 
 
 class Trap:

@@ -160,9 +160,46 @@ def test_a_connector_that_lacks_a_block_or_has_one_too_many_is_told(folder: Path
     assert refusal(folder) == f"{folder} has missing tensors: {missing}; unexpected tensors: {surplus}: {AGAIN}"
 
 
-def test_another_number_of_queries_than_the_config_says_is_told(folder: Path) -> None:
-    change(folder / "config.json", num_of_query=32)
-    assert "conv_1d.weight [128, 128, 64] instead of [128, 128, 32]" in refusal(folder)
+@pytest.mark.parametrize("said", [32, "64", True, [64]])
+def test_another_number_of_queries_than_is_stored_is_told(folder: Path, said: object) -> None:
+    change(folder / "config.json", num_of_query=said)
+    told = f"{folder / 'config.json'} says num_of_query {said!r}, where learnable_query holds 64"
+    assert refusal(folder) == f"{told}: take it from the checkpoint"
+
+
+def test_the_number_of_queries_is_that_of_the_stored_ones(folder: Path) -> None:
+    change(folder / "config.json", num_of_query=None)
+    assert lens_plan(folder).queries == 64
+
+
+def test_queries_of_another_shape_are_told(folder: Path) -> None:
+    alter(folder / SECOND, {"learnable_query": torch.zeros(64, 128)})
+    told = f"{folder} has learnable_query of shape [64, 128] instead of [1, queries, width]"
+    assert refusal(folder) == f"{told}: download it again"
+
+
+@pytest.mark.parametrize(
+    ("scaling", "found"),
+    [
+        (None, None),
+        ({"type": "default"}, None),
+        ({"type": "mrope", "mrope_section": [16, 24, 24]}, [16, 24, 24]),
+        ({"type": "mrope", "mrope_section": [2, 2]}, [2, 2]),
+        ({"type": "mrope", "mrope_section": "112"}, "112"),
+    ],
+)
+def test_positions_that_do_not_share_half_a_head_are_told(folder: Path, scaling: object, found: object) -> None:
+    change(folder / "config.json", rope_scaling=scaling)
+    told = f"mrope_section {found!r} under rope_scaling, not three whole numbers that sum to half a head's width"
+    assert refusal(folder) == f"{folder / 'config.json'} has {told}: take it from the checkpoint"
+
+
+def test_the_sections_are_also_read_where_newer_versions_write_them(folder: Path) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    rope = {"rope_type": "default", "rope_theta": values.pop("rope_theta"), **values.pop("rope_scaling")}
+    (folder / "config.json").write_text(json.dumps(values | {"rope_parameters": rope}))
+    found = lens_plan(folder).mllm.config.text_config.rope_parameters
+    assert (found["mrope_section"], found["rope_theta"]) == ([1, 1, 2], 1e6)
 
 
 def test_a_vocabulary_of_another_size_is_told(folder: Path) -> None:
@@ -200,4 +237,6 @@ def test_a_config_that_says_too_little_is_told(folder: Path) -> None:
 @pytest.mark.parametrize("wrong", [{"num_hidden_layers": "many"}, {"rope_scaling": 3}, {"vision_config": 3}])
 def test_a_config_with_nonsense_in_it_is_refused_in_one_line(folder: Path, wrong: dict[str, object]) -> None:
     change(folder / "config.json", **wrong)
-    assert str(folder) in refusal(folder)
+    told = refusal(folder)
+    assert str(folder / "config.json") in told
+    assert told.endswith(": take it from the checkpoint")

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from rea2seg.checkpoints.lisa import CONNECTOR, SEGMENTER, _llava, lisa_plan
+from rea2seg.checkpoints.lisa import CONNECTOR, SEGMENTER, lisa_plan
 from rea2seg.checkpoints.stored import stored_tensors, under, without
+from rea2seg.devices import ON_CPU
 from rea2seg.errors import CheckpointError
-from rea2seg.generator.llava import Connector
-from tests.public.lisa import LISA_7B, READ_7B, TRUE, true_tensors, write_clip, write_lisa
+from rea2seg.findings import Finding
+from rea2seg.generator.lisa import Lisa
+from tests.public.lisa import LISA_7B, READ_7B, TRUE, lisa_config, true_tensors, write_clip, write_lisa
 from tests.public.llama import write_tokenizer
 from tests.public.shards import write_shards
 
@@ -42,9 +44,14 @@ def replace(file: Path, content: str | bytes) -> None:
 
 def refusal(folder: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
-        lisa_plan(folder, folder / "clip").mllm.check()
+        examined(folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def examined(folder: Path) -> list[Finding]:
+    found = list(Lisa.examine(str(folder), vision_tower=str(folder / "clip")))
+    return [one for one in found if isinstance(one, Finding)]
 
 
 # True size
@@ -62,27 +69,40 @@ def refusal(folder: Path) -> str:
 def test_at_true_size_every_name_and_shape_is_what_the_loader_expects(sizes, count, tmp_path, monkeypatch):
     stored, clip, text, vision = true_tensors(sizes)
     assert len(stored) == count
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": vision.to_dict()}))
-    monkeypatch.setattr("rea2seg.checkpoints.lisa.stored_tensors", lambda _: dict(clip))
-    own = without((CONNECTOR, SEGMENTER), stored)
-    assert count - len(own) == 4 + 594
-    _llava(tmp_path, text.to_dict(), own, tmp_path).check()
-    with torch.device("meta"):
-        connector = Connector(text.hidden_size, 256).state_dict()
-    public = {f"text_hidden_fcs.{name}": weight.shape for name, weight in under(CONNECTOR, stored).items()}
-    assert {name: weight.shape for name, weight in connector.items()} == public
+    assert len(under(SEGMENTER, stored)) == 457 + 17 + 120
+    stored["model.norm.weight"] = torch.ones(text.hidden_size)  # whose values are looked at
+    config = lisa_config(READ_7B) | text.to_dict() | {"vision_tower": "", "mm_vision_tower": ""}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_tokenizer(tmp_path, list(READ_7B.added))
+    (tmp_path / "clip").mkdir()
+    clip_config = {"model_type": "clip", "vision_config": vision.to_dict()}
+    (tmp_path / "clip" / "config.json").write_text(json.dumps(clip_config))
+    monkeypatch.setattr("rea2seg.checkpoints.lisa.stored_tensors", {tmp_path: stored, tmp_path / "clip": clip}.get)
+    assert examined(tmp_path)[0].check == "tensors"
+    # And nothing else will do.
+    del stored["model.layers.31.mlp.down_proj.weight"]
+    assert "missing tensors: model.layers.31.mlp.down_proj.weight:" in refusal(tmp_path)
 
 
 # What is not as it should be
 
 
 def test_a_whole_checkpoint_passes(copy):
-    assert refusal_of_nothing(copy)
+    told = {found.check: found.detail for found in examined(copy)}
+    assert told["ids"] == "[SEG] is 32003 of 32004"
+    assert told["image"] == "224 px become 256 tokens"
+    assert told["tensors"].endswith("all fit")
 
 
-def refusal_of_nothing(folder):
-    plan = lisa_plan(folder, folder / "clip")
-    return plan.mllm.check() is not None and plan.tokenizer.get_added_vocab()["[SEG]"] == 32_003
+def test_what_the_conversation_needs_is_looked_for_before_anything_loads(copy):
+    for name in ("added_tokens.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model"):
+        (copy / name).unlink()
+    write_tokenizer(copy, ["<im_patch>", "<start>", "<im_end>", "[SEG]"])
+    told = "the tokenizer has no added token '<im_start>': use the template it was trained with"
+    assert refusal(copy) == told
+    with pytest.raises(CheckpointError) as caught:
+        Lisa(copy, vision_tower=copy / "clip", placement=ON_CPU)
+    assert str(caught.value) == told
 
 
 def test_a_missing_shard_is_named(copy):
@@ -134,7 +154,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(copy):
     for name in ("added_tokens.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model"):
         (copy / name).unlink()
     write_tokenizer(copy, [*LISA_7B.added, "<one more>"])
-    told = "has 32005 tokens, and config.json only 32004: take both from the same checkpoint"
+    told = "has 32005 tokens, and its model only 32004: take both from the same checkpoint"
     assert refusal(copy) == f"the tokenizer in {copy} {told}"
 
 
@@ -174,6 +194,38 @@ def test_the_vision_tower_must_be_given_and_be_the_one_of_the_training(copy, tmp
         lisa_plan(copy, tmp_path / "other")
     told = f"sees 336 px, and {copy} was trained on openai/clip-vit-large-patch14: download that one"
     assert str(caught.value) == f"{tmp_path / 'other'} {told}"
+
+
+@pytest.mark.parametrize("named", ["./vision/openai/clip-vit-large-patch14", "openai/clip-vit-large-patch14"])
+def test_a_tower_that_is_named_by_a_path_is_known_too(copy, tmp_path, named):
+    config = json.loads((copy / "config.json").read_text())
+    replace(copy / "config.json", json.dumps(config | {"mm_vision_tower": named}))
+    write_clip(tmp_path / "other", 336)
+    with pytest.raises(CheckpointError, match="sees 336 px"):
+        lisa_plan(copy, tmp_path / "other")
+
+
+def test_a_folder_that_is_no_clip_is_refused(copy, tmp_path):
+    (tmp_path / "config.json").write_text('{"vision_config": null}')
+    with pytest.raises(CheckpointError) as caught:
+        lisa_plan(copy, tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'config.json'} is not that of a CLIP (")
+    assert str(caught.value).endswith("): download openai/clip-vit-large-patch14 or -336")
+
+
+@pytest.mark.parametrize("wrong", [{"rms_norm_eps": "1e-6"}, {"mm_vision_select_layer": "-2"}])
+def test_values_of_another_type_are_refused_in_a_line(copy, wrong):
+    config = json.loads((copy / "config.json").read_text())
+    replace(copy / "config.json", json.dumps(config | wrong))
+    assert refusal(copy).startswith(f"{copy / 'config.json'} is not that of a LLaVA (")
+    assert refusal(copy).endswith("): take it from the checkpoint")
+
+
+def test_positions_of_a_longer_context_are_taken_over(copy):
+    config = json.loads((copy / "config.json").read_text())
+    replace(copy / "config.json", json.dumps(config | {"rope_theta": 5e5}))
+    text = lisa_plan(copy, copy / "clip").mllm.config.text_config
+    assert text.rope_parameters["rope_theta"] == 5e5
 
 
 def test_a_config_without_its_numbers_is_refused(copy):

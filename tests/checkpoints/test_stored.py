@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from rea2seg.checkpoints.hashes import known_hash, verify
-from rea2seg.checkpoints.stored import KeyMap, only_file, stored_tensors, under, without
+from rea2seg.checkpoints.stored import KeyMap, only_file, stored_tensors, under, weight_files, without
 from rea2seg.errors import CheckpointError
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
@@ -67,7 +68,72 @@ def test_places_without_weights_are_named(tmp_path):
     assert refusal(tmp_path) == f"{tmp_path} {told}"
 
 
-@pytest.mark.parametrize("index", ["{", "{}", '{"weight_map": 3}'])
+def touched(folder: Path, *names: str) -> list[Path]:
+    for name in names:
+        (folder / name).touch()
+    return [folder / name for name in names]
+
+
+def write_index(folder: Path, *names: str, ending: str = "model.safetensors") -> None:
+    (folder / f"{ending}.index.json").write_text(json.dumps({"weight_map": dict(enumerate(names))}))
+
+
+def numbered(count: int, ending: str = "safetensors", stem: str = "model") -> list[str]:
+    return [f"{stem}-{number:05}-of-{count:05}.{ending}" for number in range(1, count + 1)]
+
+
+def test_shards_are_found_by_their_index_and_by_their_numbers(tmp_path):
+    shards = touched(tmp_path, *numbered(2))
+    assert weight_files(tmp_path) == shards
+    named = touched(tmp_path, "first.safetensors", "second.safetensors")
+    write_index(tmp_path, *(file.name for file in named))
+    assert weight_files(tmp_path) == named
+
+
+def test_an_index_whose_files_are_not_there_does_not_hide_a_whole_file(tmp_path):
+    write_index(tmp_path, *numbered(2))
+    single = touched(tmp_path, "model.safetensors")
+    assert weight_files(tmp_path) == single
+
+
+@pytest.mark.parametrize("index", ["{", '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'])
+def test_whole_pickles_are_taken_where_the_safetensors_are_not_whole(tmp_path, index):
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    touched(tmp_path, numbered(2)[1])
+    shards = touched(tmp_path, *numbered(3, "bin", "pytorch_model"))
+    assert weight_files(tmp_path) == shards
+
+
+def test_shards_of_an_older_number_do_not_hide_the_whole_set(tmp_path):
+    touched(tmp_path, numbered(2)[0])
+    shards = touched(tmp_path, *numbered(3))
+    assert weight_files(tmp_path) == shards
+
+
+def test_the_first_set_that_is_not_whole_is_told(tmp_path):
+    first, *others = numbered(6)
+    write_index(tmp_path, first, *others)
+    touched(tmp_path, first, "pytorch_model-00002-of-00002.bin")
+    names = f"{', '.join(others[:3])} and 2 more"
+    told = f"lacks {names}, which model.safetensors.index.json names: download what is missing"
+    assert refusal(tmp_path) == f"{tmp_path} {told}"
+    (tmp_path / "model.safetensors.index.json").unlink()
+    told = f"lacks {names}, which the names of the others count: download what is missing"
+    assert refusal(tmp_path) == f"{tmp_path} {told}"
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/model.safetensors", "sub/model.safetensors", "", 3, None])
+def test_an_index_names_files_of_its_own_folder_only(tmp_path, name):
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    save_file(TENSORS, folder / "sub" / "model.safetensors")
+    write_index(folder, name)
+    told = "model.safetensors.index.json is not the index of a sharded checkpoint: download it again"
+    assert refusal(folder) == f"{folder}/{told}"
+
+
+@pytest.mark.parametrize("index", ["{", "{}", "[]", '{"weight_map": 3}', '{"weight_map": {}}', "[" * 100_000])
 def test_an_index_that_is_none_is_named(tmp_path, index):
     file = tmp_path / "model.safetensors.index.json"
     file.write_text(index)
@@ -82,6 +148,30 @@ def test_a_file_that_is_cut_off_is_named(tmp_path, name, share):
     (tmp_path / name).write_bytes(whole[: int(share * len(whole))])
     assert str(tmp_path / name) in refusal(tmp_path)
     assert "damaged" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["file.safetensors", "new.pth", "old.pth"])
+def test_a_file_that_is_cut_or_changed_anywhere_is_read_or_told(tmp_path, name):
+    if name == "file.safetensors":
+        save_file(TENSORS, tmp_path / name)
+    else:
+        torch.save(TENSORS, tmp_path / name, _use_new_zipfile_serialization=name == "new.pth")
+    whole, chance = (tmp_path / name).read_bytes(), random.Random(0)
+    cut = [whole[:length] for length in range(0, len(whole), 3)]
+    told = []
+    for number, content in enumerate(cut + [whole] * 300):
+        spoilt = bytearray(content)
+        if number >= len(cut):
+            spoilt[chance.randrange(len(whole))] = chance.randrange(256)
+        place = tmp_path / f"{number}{Path(name).suffix}"
+        place.write_bytes(spoilt)
+        try:
+            stored_tensors(place)
+        except CheckpointError as error:
+            told.append(str(error).removeprefix(f"{place} "))
+    assert len(told) >= len(cut)
+    assert all(text.startswith(("is damaged or cut off: ", "is a pickle of more", "is not a table")) for text in told)
+    assert not any("\n" in text for text in told)
 
 
 def test_what_a_training_saved_is_not_a_models_weights(tmp_path):
@@ -140,3 +230,15 @@ def test_the_hash_of_a_file_in_the_hubs_cache_is_its_name(tmp_path):
     with pytest.raises(CheckpointError, match="is damaged"):
         verify(link)
     assert verify(blob) is None
+
+
+def test_a_file_that_cannot_be_hashed_is_told(tmp_path):
+    folder = tmp_path / "sam_vit_h_4b8939.pth"
+    with pytest.raises(CheckpointError) as caught:
+        verify(folder)
+    told = "change its permissions, or download it again"
+    assert str(caught.value) == f"{folder} cannot be read (No such file or directory): {told}"
+    folder.mkdir()
+    with pytest.raises(CheckpointError) as caught:
+        verify(folder)
+    assert str(caught.value) == f"{folder} cannot be read (Is a directory): {told}"

@@ -1,5 +1,6 @@
 """What every seat's weights go through; the seats' own tests say what each of them refuses."""
 
+import json
 import warnings
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from transformers import InternVLForConditionalGeneration
+from transformers import InternVLForConditionalGeneration, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
-from rea2seg.checkpoints.strict import fill, native_blueprint, quiet
+from rea2seg.checkpoints.strict import Blueprint, fill, load_tokenizer, native_blueprint, quiet, read_json
+from rea2seg.config import package_path
 from rea2seg.devices import ON_CPU
 from rea2seg.errors import CheckpointError
 from rea2seg.evaluators.weights import load_internvl
@@ -58,3 +60,91 @@ def test_quiet_ends_with_its_block() -> None:
     with quiet():
         assert not logging.is_progress_bar_enabled()
     assert (logging.is_progress_bar_enabled(), logging.get_verbosity()) == (bars, verbosity)
+
+
+# What is said of files beside the weights
+
+
+def told_by(read, *given) -> str:
+    with pytest.raises(CheckpointError) as error:
+        read(*given)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_table_that_is_not_there_is_told_from_one_that_is_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    for folder in (tmp_path / "nowhere", Path(__file__)):
+        told = f"{folder} is no folder that exists: name one with config.json"
+        assert told_by(read_json, folder / "config.json") == told
+    assert told_by(read_json, file) == f"{file} does not exist: download it, or name the folder of a whole model"
+    again = "download it again"
+    for content, fault in (
+        (b"", "Expecting value: line 1 column 1 (char 0)"),
+        (b'{"a": ', "Expecting value: line 1 column 7 (char 6)"),
+        (b"\xff", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+        (b"[1]", "it is not a table of values"),
+    ):
+        file.write_bytes(content)
+        assert told_by(read_json, file) == f"{file} is damaged ({fault}): {again}"
+    file.write_text("[" * 100_000)
+    assert told_by(read_json, file).startswith(f"{file} is damaged (maximum recursion depth exceeded")
+    file.unlink()
+    file.mkdir()
+    told = f"{file} cannot be read (Is a directory): change its permissions, or {again}"
+    assert told_by(read_json, file) == told
+
+
+@pytest.mark.parametrize("content", [b"", b"3", b"{}", b"[1]", b'{"model": '])
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "tokenizer_config.json"])
+def test_a_tokenizer_that_is_damaged_is_told(tmp_path: Path, name: str, content: bytes) -> None:
+    with quiet():
+        byte_level_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    if name == "vocab.json":
+        (tmp_path / "tokenizer.json").unlink()
+        (tmp_path / "merges.txt").write_text("a b\n")
+    if (name, content) == ("tokenizer_config.json", b"{}"):
+        assert len(load_tokenizer(tmp_path)) > 0
+        return
+    told = told_by(load_tokenizer, tmp_path)
+    assert told.startswith(f"the tokenizer in {tmp_path} cannot be loaded (")
+    assert told.endswith("): download its files again")
+
+
+def test_a_config_of_another_kind_or_with_other_values_is_told(tmp_path: Path) -> None:
+    values = json.loads((package_path("rea2seg://mini/evaluator") / "config.json").read_text())
+    file = tmp_path / "config.json"
+    for change, told in (
+        ({"architectures": ["Other"]}, "is made for ['Other'], not for InternVLForConditionalGeneration in "),
+        ({"dtype": "strange"}, "does not fit InternVLForConditionalGeneration (module 'torch' has no attribute 'str"),
+        ({"image_token_id": "x"}, "does not fit InternVLForConditionalGeneration (Validation error for field"),
+    ):
+        file.write_text(json.dumps(values | change))
+        message = told_by(native_blueprint, InternVLForConditionalGeneration, tmp_path)
+        assert message.startswith(f"{file} {told}")
+        mend = "name the folder of such a model, or the config that is made for this one"
+        fits = "download it again, or name the config that is made for it"
+        assert message.endswith(f": {mend if 'architectures' in change else fits}")
+
+
+class Failing(LlamaForCausalLM):
+    """A model whose loading fails."""
+
+    fault: Exception = RuntimeError()
+
+    @classmethod
+    def from_pretrained(cls, *_: object, **__: object) -> None:
+        raise cls.fault
+
+
+def test_a_model_that_cannot_be_loaded_is_told_and_running_out_of_memory_is_not_its_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blueprint = Blueprint(Failing, LlamaConfig(), {}, tmp_path)
+    monkeypatch.setattr(Failing, "fault", RuntimeError("size 3\nis odd"))
+    mend = "download it again, or name the config that is made for it"
+    assert told_by(blueprint.check) == f"{tmp_path} cannot be loaded as Failing (size 3 is odd): {mend}"
+    monkeypatch.setattr(Failing, "fault", torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(torch.OutOfMemoryError):
+        blueprint.check()

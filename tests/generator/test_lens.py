@@ -1,4 +1,5 @@
 import copy
+from dataclasses import asdict
 
 import jsonargparse
 import pytest
@@ -7,17 +8,20 @@ from PIL import Image
 from torch.testing import assert_close
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from rea2seg.checkpoints.strict import Blueprint
 from rea2seg.devices import ON_CPU, Placement
 from rea2seg.errors import CheckpointError, ConfigError, InputError
 from rea2seg.generator.lens import QUERY, WORDINGS, Lens, Parts, load, query_states
+from rea2seg.generator.queries import QueryConnector
 from rea2seg.generator.qwen import resized, see
 from rea2seg.generator.tokens import IMAGE, Conversation, expand
 from rea2seg.geometry import CellMap
 from rea2seg.protocols import Generator
 from rea2seg.structures import Query
-from tests.public.lens import write_lens
+from tests.public.lens import write_lens, write_tokenizer
 
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+THINKING = ("<think>", "</think>", "<answer>", "</answer>")
 SHORT = Conversation(
     "<|im_start|><|vision_start|><image><|vision_end|>{question}", "\n{answer}<|im_end|>", CONTROLS, ()
 )
@@ -153,21 +157,77 @@ def test_an_image_shared_by_many_queries_is_encoded_once(build, parts):
     assert len(seen) == 2
 
 
+@pytest.mark.parametrize("more", [(), THINKING])
 @pytest.mark.parametrize("wording", ["plain", "reasoning"])
-def test_the_prompt_is_the_chat_template_of_the_trained_request(parts, wording):
-    """The requests themselves are checked against upstream's in the parity tests."""
-    question = "red cup? {answer} 12"
+def test_the_prompt_is_the_chat_template_of_the_trained_request(parts, wording, more, tmp_path):
+    """The requests themselves are checked against upstream's in the parity tests; `more` are added tokens."""
+    tokenizer, question = write_tokenizer(tmp_path, more=more), "red cup? {answer} 12"
     request = WORDINGS[wording].prompt.split("<|vision_end|>")[1].split("<|im_end|>")[0].replace("{question}", question)
     messages = [
         {"role": "system", "content": "You are a helpful assistant. "},
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": request}]},
     ]
-    text = parts.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    theirs = parts.tokenizer(text)["input_ids"]
-    image = parts.tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    ours = WORDINGS[wording].prompt_ids(parts.tokenizer, question)
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    theirs = tokenizer(text)["input_ids"]
+    image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    lens = Lens.wrap(parts.mllm, parts.connector, tokenizer, prompt=wording)
+    ours = lens.conversation.prompt_ids(tokenizer, question)
     assert [image if token == IMAGE else token for token in ours] == theirs
     assert question in text
+    own = tokenizer.convert_tokens_to_ids(list(more))
+    assert [ours.count(token) for token in own] == [(2 if wording == "reasoning" else 0)] * len(own)
+
+
+def test_an_answer_to_a_trained_request_is_encoded_as_a_whole_text_is(parts, tmp_path):
+    tokenizer, answer = write_tokenizer(tmp_path, more=THINKING), "<think>the red cup</think><answer>12</answer>"
+    lens = Lens.wrap(parts.mllm, parts.connector, tokenizer, prompt="plain", mode="teacher", answer=answer)
+    ids, begun = lens.conversation.dialogue_ids(tokenizer, "<think> of it", answer)
+    assert ids[begun:] == tokenizer(f"{answer}<|im_end|>")["input_ids"]
+    assert not set(tokenizer.convert_tokens_to_ids(list(THINKING))).intersection(ids[:begun])
+    assert lens.ground(QUERIES[:1])[0].reply == answer
+
+
+UNDECLARED = Conversation(SHORT.prompt, SHORT.reply, CONTROLS[:3], ())
+UNKNOWN = Conversation(f"[SEG]{SHORT.prompt}", SHORT.reply, (*CONTROLS, "[SEG]"), ())
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"prompt": UNDECLARED}, "the template holds <|vision_end|>: list it under `controls`"),
+        ({"prompt": SHORT, "answer": "<tool_call>"}, "the template holds <tool_call>: list it under `controls`"),
+        (
+            {"prompt": UNKNOWN},
+            "the tokenizer has no added token '[SEG]': use the template it was trained with",
+        ),
+        (
+            {"prompt": Conversation(SHORT.prompt + "{colour}", SHORT.reply, CONTROLS, ())},
+            "the conversation's template has unknown slots: colour",
+        ),
+        ({"layers": (33, 36)}, "layers 33 to 36 are not among the model's layers 0 to 35"),
+    ],
+)
+def test_a_prompt_that_cannot_be_written_is_told_before_weights_are_loaded(folder, monkeypatch, settings, told):
+    monkeypatch.setattr(Blueprint, "load", lambda *_: pytest.fail("the weights were loaded"))
+    monkeypatch.setattr("rea2seg.generator.lens.fill", lambda *_: pytest.fail("the weights were loaded"))
+    as_in_a_config = {
+        name: asdict(value) if isinstance(value, Conversation) else value for name, value in settings.items()
+    }
+    for ask in (lambda: Lens(folder, **settings), lambda: list(Lens.examine(str(folder), **as_in_a_config))):
+        with pytest.raises((CheckpointError, ConfigError)) as error:
+            ask()
+        assert str(error.value) == told
+
+
+@pytest.mark.parametrize(("precision", "size"), [("float32", 4), ("bfloat16", 2), ("nf4", 2)])
+def test_an_examination_estimates_the_memory_of_the_longest_answer(folder, precision, size):
+    *findings, needed = Lens.examine(
+        str(folder), max_pixels=28 * 28 * 30, max_new_tokens=106, placement={"precision": precision}
+    )
+    assert [finding.check for finding in findings] == ["tensors", "config", "ids", "image"]
+    keys = 36 * 2 * 8 * (30 + 106 + 64)
+    assert needed.working == 2 * (2 * keys) * size
+    assert needed.fixed == sum(weight.numel() for weight in QueryConnector(128, 64).parameters())
 
 
 def test_control_tokens_in_a_question_change_nothing_but_its_letters(build):

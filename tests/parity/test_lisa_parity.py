@@ -136,7 +136,11 @@ def test_a_model_that_never_says_seg_is_read_by_the_fallback_answer_and_says_so(
 
 @torch.no_grad()
 def test_the_initial_mask_is_that_of_the_decoder_inside_the_checkpoint(image, tmp_path):
-    state, stock = write_lisa(tmp_path / "lisa", LISA_7B), write_sam(tmp_path / "sam_vit_h.pth", seed=7)
+    # The same encoder, as in the public ones, and another decoder, as if it had been trained.
+    state, stock = write_lisa(tmp_path / "lisa", LISA_7B), write_sam(tmp_path / "sam_vit_h.pth", seed=5)
+    other = {f"mask_decoder.{name}": weight for name, weight in narrow_sam(seed=7).mask_decoder.state_dict().items()}
+    stock |= other
+    torch.save(stock, tmp_path / "sam_vit_h.pth")
     inside, stocked = narrow_sam(), narrow_sam()
     inside.load_state_dict(
         {name.removeprefix("model.visual_model."): weight for name, weight in state.items() if "visual_model" in name}

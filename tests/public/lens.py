@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -191,8 +191,8 @@ def config(size: Size, tokenizer: PreTrainedTokenizerFast, layout: Layout = "fla
     }
 
 
-def write_tokenizer(folder: Path, without: str = "") -> PreTrainedTokenizerFast:
-    """A small byte-level BPE with Qwen's rules and control tokens, but for the one named `without`."""
+def write_tokenizer(folder: Path, without: str = "", more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """A small byte-level BPE with Qwen's rules and control tokens, but for the one named `without`, and `more`."""
     backend = Tokenizer(models.BPE())
     pieces = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
     backend.normalizer = normalizers.NFC()
@@ -207,7 +207,7 @@ def write_tokenizer(folder: Path, without: str = "") -> PreTrainedTokenizerFast:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     special = [AddedToken(f"<|{name}|>", special=True, normalized=False) for name in SPECIAL if name != without]
     tokenizer.add_tokens(special)
-    tokenizer.add_tokens(["<tool_call>", "</tool_call>", *(f"<|{name}|>" for name in PLAIN)])
+    tokenizer.add_tokens(["<tool_call>", "</tool_call>", *(f"<|{name}|>" for name in PLAIN), *more])
     tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
     tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(folder)

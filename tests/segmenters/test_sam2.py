@@ -5,14 +5,16 @@ import rea2seg  # noqa: F401
 import importlib
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from rea2seg.checkpoints.sam2 import TINY
 from rea2seg.errors import ConfigError
 from rea2seg.geometry import Canvas
-from rea2seg.segmenters.sam2 import Sam2, decode_prompts, to_canvas
+from rea2seg.segmenters.sam2 import Sam2, Sam2Model, decode_prompts, to_canvas
 from rea2seg.structures import Embedding, Prompt
 from tests.parity.test_sam_parity import picture
 from tests.public.sam2 import narrow_sam2, write_sam2
@@ -183,6 +185,13 @@ def test_training_decodes_one_prompt_for_each_of_several_images_and_gets_gradien
     for i, embedding in enumerate(embeddings):
         alone = segmenter.decode(embedding, Prompt(token=token[i : i + 1]), multimask=True)
         assert torch.allclose(alone.lowres, lowres[i : i + 1], atol=1e-3)
+
+
+def test_a_model_is_built_without_a_thought_for_the_first_gpu(monkeypatch):
+    """Upstream's position embedding would compute something there for a later compilation."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    model = Sam2Model(replace(TINY, width=4, channels=16))
+    assert model.image_encoder.neck.position_encoding.cache == {}
 
 
 def test_a_batch_of_none_is_refused(model):
