@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -111,6 +111,22 @@ class Prompt:
 
     def __len__(self) -> int:
         return len(self.given()[0])
+
+    def on(self, canvas: Canvas) -> Prompt:
+        """The same with points and box in pixels of the canvas."""
+        return replace(
+            self,
+            points=None if self.points is None else canvas.from_pixels(self.points),
+            box=None if self.box is None else canvas.from_pixels(self.box.reshape(-1, 2, 2)).flatten(1),
+        )
+
+    def beside(self, features: Tensor) -> Prompt:
+        """The same on the device of an image's features; token and mask also in their precision, points in their own."""
+        given: dict[str, Any] = {
+            name: part.to(features.device) for name, part in vars(self).items() if part is not None
+        }
+        given |= {name: given[name].to(features.dtype) for name in ("token", "mask") if name in given}
+        return Prompt(**given)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from rea2seg import doctor
 from rea2seg.config import load_config, package_path
 from rea2seg.devices import Placement
 from rea2seg.findings import BYTES, Footprint, footprint, peak, stored_as
+from tests.public.sam2 import write_sam2
 
 MINI = package_path("rea2seg://mini")
 
@@ -72,6 +73,21 @@ def test_weights_that_were_never_downloaded_are_told_with_the_command(capsys, tm
     assert lines[0].startswith("FAIL  generator  files     OuyBin/LENS_ReasonSeg_CoT is not on this machine")
     assert "run `hf download OuyBin/LENS_ReasonSeg_CoT --include" in lines[0]
     assert lines[-1] == "0 checks passed, 6 failed"
+
+
+def test_what_is_here_is_examined_and_what_is_not_is_named(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--facebook--sam2-hiera-large"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    write_sam2(folder / "snapshots" / ("0" * 40) / "sam2_hiera_large.pt")
+    status, lines = report(capsys, "--config", "rea2seg_lens_3b")
+    assert status == 3
+    assert any(line.startswith("ok    segmenter  files     facebook/sam2-hiera-large at main: ") for line in lines)
+    assert any(line.startswith("ok    segmenter  tensors   SAM 2 900 float32") for line in lines)
+    assert "FAIL  generator  weights   not examined without weights://generator" in lines
+    assert "FAIL  evaluator  weights   not examined without weights://evaluator" in lines
 
 
 def test_a_wrong_hash_is_a_fault(capsys, mini, tmp_path):

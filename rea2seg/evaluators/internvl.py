@@ -66,7 +66,7 @@ def mask_pixels(masks: Bool[Tensor, "n h w"], side: int) -> Float[Tensor, "n 3 s
 
 
 def tokens_per_tile(config: InternVLConfig, side: int) -> int:
-    """How many tokens the model spends on a square picture of `side` pixels. Raises `ConfigError` for odd ones."""
+    """How many tokens the model spends on a square picture of `side` pixels. `ConfigError` if cells do not tile it."""
     cell = round(config.vision_config.patch_size[0] / config.downsample_ratio)
     if side <= 0 or side % cell:
         raise ConfigError(f"a side of {side} pixels does not divide into this model's cells of {cell}: take a multiple")

@@ -8,7 +8,6 @@ keeps one pixel of it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,15 +50,6 @@ def to_canvas(model: SamModel, image: UInt8[Tensor, "3 h w"]) -> tuple[Float[Ten
     size, side = (image.shape[1], image.shape[2]), model.image_encoder.img_size
     shape = resized_shape(size, side)
     return model.preprocess(resize_to(image, shape).to(model.device)), Canvas(size, side, shape)
-
-
-def on_canvas(prompt: Prompt, canvas: Canvas) -> Prompt:
-    """The prompt with its points and box in pixels of the canvas."""
-    return replace(
-        prompt,
-        points=None if prompt.points is None else canvas.from_pixels(prompt.points),
-        box=None if prompt.box is None else canvas.from_pixels(prompt.box.reshape(-1, 2, 2)).flatten(1),
-    )
 
 
 def embed_prompt(
@@ -176,15 +166,8 @@ class Sam:
         """The masks of n prompts, in image pixels, on one image: 3 each if `multimask`, else 1."""
         by_token = prompt.token is not None and not (multimask and self.token_masks == "single")
         decoder = self.token_decoder if by_token else self.model.mask_decoder
-        prompt = moved(on_canvas(prompt, embedding.canvas), embedding.features)
+        prompt = prompt.on(embedding.canvas).beside(embedding.features)
         features = embedding.features[None]
         wanted = MULTI if multimask else SINGLE
         lowres, quality = decode_prompts(self.model.prompt_encoder, decoder, features, prompt, wanted)
         return Masks(lowres, quality, embedding.canvas)
-
-
-def moved(prompt: Prompt, like: Tensor) -> Prompt:
-    """The prompt on the device of `like`; tokens and masks also in its precision, points in their own."""
-    given: dict[str, Any] = {name: part.to(like.device) for name, part in vars(prompt).items() if part is not None}
-    given |= {name: given[name].to(like.dtype) for name in ("token", "mask") if name in given}
-    return Prompt(**given)

@@ -23,7 +23,6 @@ from rea2seg.devices import chosen_device
 from rea2seg.errors import CheckpointError, ConfigError, reason, require_positive
 from rea2seg.findings import Finding, Footprint, footprint, stored_as
 from rea2seg.geometry import Canvas
-from rea2seg.segmenters.sam import moved, on_canvas
 from rea2seg.structures import Embedding, Images, Masks, Prompt
 
 try:
@@ -273,7 +272,7 @@ class Sam2:
     def decode(self, embedding: Embedding, prompt: Prompt, multimask: bool) -> Masks:
         """The masks of n prompts, in image pixels, on one image: 3 each if `multimask`, else 1."""
         heads = self.model if prompt.token is None else self.token_heads
-        prompt = moved(on_canvas(prompt, embedding.canvas), embedding.features)
+        prompt = prompt.on(embedding.canvas).beside(embedding.features)
         features, *fine = (level[None] for level in (embedding.features, *embedding.fine))
         lowres, quality = decode_prompts(heads, features, fine, prompt, multimask)
         return Masks(lowres, quality, embedding.canvas)
