@@ -121,7 +121,7 @@ class Prompt:
         )
 
     def beside(self, features: Tensor) -> Prompt:
-        """The same on the device of an image's features; token and mask also in their precision, points in their own."""
+        """The same on the device of an image's features; token and mask in their precision, points in their own."""
         given: dict[str, Any] = {
             name: part.to(features.device) for name, part in vars(self).items() if part is not None
         }
