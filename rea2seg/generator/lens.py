@@ -32,13 +32,12 @@ from rea2seg.findings import Finding, Footprint, cache_bytes, footprint, stored_
 from rea2seg.generator.attention import enable, layer_range, probe, prompt_attention
 from rea2seg.generator.queries import QueryConnector
 from rea2seg.generator.qwen import Seen, processor_for, resized, see
-from rea2seg.generator.tokens import IMAGE, Conversation, TokenLayout, expand
+from rea2seg.generator.tokens import IMAGE, Conversation, Exchange, Mode, TokenLayout, expand
 from rea2seg.geometry import CellMap
 from rea2seg.structures import Grounding, Query
 from rea2seg.text import control_id
 
 Wording = Literal["plain", "reasoning"]
-Mode = Literal["teacher", "generate"]
 QueryRow = Literal["first", "last", "mean"]
 
 QUERY = -201
@@ -117,15 +116,6 @@ def conversation_for(
     # What the first question would find out.
     prompt.dialogue_ids(tokenizer, "x", answer)
     return prompt
-
-
-@dataclass(frozen=True)
-class _Exchange:
-    """A question with its answer as ids, the answer in words, and warnings."""
-
-    ids: list[int]
-    reply: str
-    flags: tuple[str, ...] = ()
 
 
 class Lens:
@@ -234,17 +224,17 @@ class Lens:
         if self.mode == "generate":
             return self._read(query, self._converse(query.text, seen), seen)
         taught, _ = self.conversation.dialogue_ids(self.parts.tokenizer, query.text, self.answer)
-        return self._read(query, _Exchange(taught, self.answer), seen)
+        return self._read(query, Exchange(taught, self.answer), seen)
 
-    def _converse(self, question: str, seen: Seen) -> _Exchange:
+    def _converse(self, question: str, seen: Seen) -> Exchange:
         tokenizer = self.parts.tokenizer
         prompt = self.conversation.prompt_ids(tokenizer, question)
         # LENS hides the padding token, which may also end an answer, from the queries.
         said = [token for token in self._generate(prompt, seen) if token != self.padding]
         if said and said[-1] == self.end:
-            return _Exchange(prompt + said, tokenizer.decode(said[:-1]))
+            return Exchange(prompt + said, tokenizer.decode(said[:-1]))
         flag = f"the answer stopped after {len(said)} tokens without {END}; the queries were read all the same"
-        return _Exchange(prompt + said, tokenizer.decode(said), (flag,))
+        return Exchange(prompt + said, tokenizer.decode(said), (flag,))
 
     def _generate(self, prompt: list[int], seen: Seen) -> list[int]:
         expanded = torch.tensor([expand(prompt, len(seen.features))], device=seen.features.device)
@@ -268,7 +258,7 @@ class Lens:
         said: list[int] = whole[0, ids.shape[1] :].tolist()
         return said
 
-    def _read(self, query: Query, exchange: _Exchange, seen: Seen) -> Grounding:
+    def _read(self, query: Query, exchange: Exchange, seen: Seen) -> Grounding:
         """One pass over question, answer and queries: the states that become the prompt, and the attention rows."""
         queries = self.parts.connector.learnable_query.shape[1]
         ids = [*expand(exchange.ids, len(seen.features)), *[QUERY] * queries]

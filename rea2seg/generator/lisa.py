@@ -7,10 +7,10 @@ positions derived from the ids.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -36,26 +36,14 @@ from rea2seg.generator.llava import (
     image_features,
     last_hidden,
 )
-from rea2seg.generator.tokens import SEG, Conversation, Row, TokenLayout, expand
+from rea2seg.generator.tokens import SEG, Conversation, Exchange, Mode, Row, TokenLayout, expand
 from rea2seg.structures import Grounding, Query
 from rea2seg.text import control_id
-
-Mode = Literal["teacher", "generate"]
-
 
 LAYERS = (14, 30)
 """The paper's for LLaVA; it does not say whether it counts from 0."""
 ANSWER = "[SEG]."
 """LISA's in its own evaluation."""
-
-
-@dataclass(frozen=True)
-class _Exchange:
-    """A question with its answer as ids, the answer in words, and warnings."""
-
-    ids: list[int]
-    reply: str
-    flags: tuple[str, ...] = ()
 
 
 class Lisa:
@@ -171,7 +159,7 @@ class Lisa:
     def _ground(self, queries: Sequence[Query], features: Float[Tensor, "queries tokens hidden"]) -> list[Grounding]:
         questions = [query.text for query in queries]
         if self.mode == "teacher":
-            exchanges = [_Exchange(self._teach(question), self.answer) for question in questions]
+            exchanges = [Exchange(self._teach(question), self.answer) for question in questions]
         else:
             exchanges = self._converse(questions, features)
         return self._read(queries, exchanges, features)
@@ -179,16 +167,16 @@ class Lisa:
     def _teach(self, question: str) -> list[int]:
         return self.conversation.dialogue_ids(self.parts.tokenizer, question, self.answer)[0]
 
-    def _converse(self, questions: Sequence[str], features: Float[Tensor, "queries tokens hidden"]) -> list[_Exchange]:
+    def _converse(self, questions: Sequence[str], features: Float[Tensor, "queries tokens hidden"]) -> list[Exchange]:
         prompts = [self.conversation.prompt_ids(self.parts.tokenizer, question) for question in questions]
         exchanges = []
         for question, prompt, said in zip(questions, prompts, self._generate(prompts, features), strict=True):
             reply = self.parts.tokenizer.decode(said)
             if self.seg in said:
-                exchanges.append(_Exchange(prompt + said, reply))
+                exchanges.append(Exchange(prompt + said, reply))
             else:
                 flag = f"the model answered without {SEG}; its attention was read as if it had answered {self.answer!r}"
-                exchanges.append(_Exchange(self._teach(question), reply, (flag,)))
+                exchanges.append(Exchange(self._teach(question), reply, (flag,)))
         return exchanges
 
     def _generate(
@@ -211,7 +199,7 @@ class Lisa:
     def _read(
         self,
         queries: Sequence[Query],
-        exchanges: Sequence[_Exchange],
+        exchanges: Sequence[Exchange],
         features: Float[Tensor, "queries tokens hidden"],
     ) -> list[Grounding]:
         """One pass over questions and answers: the hidden states that predict `[SEG]`, and the attention rows."""

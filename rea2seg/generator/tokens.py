@@ -17,6 +17,8 @@ from rea2seg.errors import ConfigError
 from rea2seg.text import control_id, cut, encode_untrusted, refuse_undeclared
 
 Row = Literal["predictor", "seg"]
+Mode = Literal["teacher", "generate"]
+"""Whether an answer is put in the MLLM's mouth or left to itself."""
 
 IMAGE = -200
 """Stands for an image token in a list of ids, as in LLaVA. Tokenizers disagree about the id of `<image>`: in
@@ -83,6 +85,15 @@ class Conversation:
                 text = text.rstrip() if after in self.stripped else text
                 ids += encode_untrusted(tokenizer, text)
         return ids
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A question with its answer as ids, the answer in words, and warnings."""
+
+    ids: list[int]
+    reply: str
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
