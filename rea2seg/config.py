@@ -87,9 +87,9 @@ def load_config(
     name, raw = _read(source)
     raw |= {seat: given.pop(seat) for seat in SEATS if seat in given}
     note = str(raw.pop("note", ""))
-    own = raw.pop("weights", None)
-    sources = _sources(own if weights is None else str(weights), name)
-    seats = _checked(_mapped(raw, lambda value: _resolved(value, sources, name)), name)
+    own = _sources(raw.pop("weights", None), name)
+    sources = own if weights is None else str(weights)
+    seats = _checked(_mapped(raw, lambda value: _resolved(value, sources, own, name)), name)
     for key, value in given.items():
         seats, taken = _filled(seats, key, value)
         if not taken:
@@ -122,14 +122,15 @@ def _read(source: str | Path) -> tuple[str, dict[str, Any]]:
     """The config's name and its content."""
     path = Path(source)
     by_path = path.suffix in {".yaml", ".yml"} or len(path.parts) != 1
+    known = ", ".join(config_names())
     if not by_path and path.name not in config_names():
-        known = ", ".join(config_names())
         raise ConfigError(f"no config is called {str(source)!r}: give the path of a YAML file, or one of {known}")
     place = path if by_path else _packaged() / f"{path.name}.yaml"
     try:
         content = yaml.safe_load(place.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"config {str(source)!r} cannot be read: {reason(error)}") from error
+        told = f"config {str(source)!r} cannot be read ({reason(error)})"
+        raise ConfigError(f"{told}: give the path of a YAML file, or one of {known}") from error
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"config {str(source)!r} is not YAML in UTF-8: {reason(error)}") from error
     if not isinstance(content, dict):
@@ -158,10 +159,14 @@ def _source(given: Any, where: str) -> str | Repository:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _resolved(value: Any, sources: Sources, name: str) -> Any:
-    """The one place where addresses of weights become paths, which must exist, but for those of repositories."""
+def _resolved(value: Any, sources: Sources, own: Sources, name: str) -> Any:
+    """The one place where addresses of weights become paths, which must exist, but for those of repositories.
+
+    own: the config's sources, where a person named others: for what is missing, they say how to get it.
+    """
     if not isinstance(value, str) or not value.startswith((PACKAGE, ROOT)):
         return value
+    address = value
     if value.startswith(ROOT):
         part = value.removeprefix(ROOT)
         if sources is None:
@@ -176,7 +181,11 @@ def _resolved(value: Any, sources: Sources, name: str) -> Any:
             return value
     path = package_path(value) if value.startswith(PACKAGE) else Path(value)
     if not os.path.exists(path):  # unlike the method of Path, False for a name that is too long
-        raise ConfigError(f"config {name}: the weights {str(path)!r} do not exist; --weights DIR names another folder")
+        told = f"config {name}: the weights {str(path)!r} do not exist"
+        known = own.get(_name(address)) if isinstance(own, dict) else None
+        if isinstance(known, Repository):
+            raise ConfigError(f"{told}: put them there, `{known.command()} --local-dir {path}`")
+        raise ConfigError(f"{told}; --weights DIR names another folder")
     return str(path)
 
 
@@ -225,10 +234,11 @@ def _filled(node: Any, key: str, value: Any) -> tuple[Any, int]:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
+    # Built in this order: what is most likely to be wrong comes before what takes longest to load.
+    parser.add_argument("--generator", type=Generator)
     parser.add_argument("--segmenter", type=Segmenter, required=True)
     parser.add_argument("--searches", type=list[Search], required=True)
     parser.add_argument("--selector", type=Selector, required=True)
-    parser.add_argument("--generator", type=Generator)
     return parser
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -38,6 +39,8 @@ class Placement:
             if self.device not in ("auto", "cuda"):
                 told = f"device_map {self.device_map} takes all GPUs, and device names {self.device}"
                 raise ConfigError(f"{told}: leave one of the two out")
+        if self.quantised and find_spec("bitsandbytes") is None:
+            raise ConfigError(f"precision {self.precision} needs bitsandbytes: pip install 'bitsandbytes>=0.49'")
         if self.offload and (self.device_map is not None or self.precision == "int8"):
             other = "int8" if self.precision == "int8" else f"device_map {self.device_map}"
             raise ConfigError(f"offload moves whole models, which {other} does not allow: leave one of the two out")

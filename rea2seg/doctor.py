@@ -36,11 +36,14 @@ PLANS: tuple[tuple[str, Precision | None, bool | None], ...] = (
     ("--offload", None, True),
     ("--precision bfloat16", "bfloat16", False),
     ("--precision bfloat16 --offload", "bfloat16", True),
+    ("--precision int8", "int8", False),
     ("--precision nf4", "nf4", False),
     ("--precision nf4 --offload", "nf4", True),
 )
 CARDS = (16, 24, 48, 80)
-"""Gigabytes of common GPUs. Ours."""
+"""GiB of common GPUs."""
+FREE = 0.1
+"""Ours: the share of a GPU that is left to CUDA itself and to fragments."""
 
 
 @dataclass(frozen=True)
@@ -149,13 +152,13 @@ def examined(part: str, kind: Any, settings: Mapping[str, Any], footprints: list
 
 def memory_table(footprints: Sequence[Footprint]) -> str:
     """Gigabytes on one GPU for each way to place the models, and the smallest common card that holds them."""
-    here = torch.cuda.mem_get_info()[1] / GIGABYTE if torch.cuda.is_available() else None
+    here = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
     rows = []
     for name, precision, offload in PLANS:
-        needed = peak(footprints, precision, offload) / GIGABYTE
-        card = next((f"{size} GB" for size in CARDS if needed < size), "several")
-        fits = "" if here is None else ("fits" if needed < here else "too large")
-        rows.append([name, f"{needed:.2f}", card, fits])
+        needed = peak(footprints, precision, offload)
+        card = next((f"{size} GB" for size in CARDS if needed < (1 - FREE) * size * 2**30), "several")
+        fits = "" if here is None else ("fits" if needed < (1 - FREE) * here else "too large")
+        rows.append([name, f"{needed / GIGABYTE:.2f}", card, fits])
     return table(["memory, estimated", "GB", "card", "this GPU" if here else ""], rows)
 
 

@@ -112,7 +112,10 @@ def test_a_config_that_is_not_there_is_named_with_those_that_are():
     assert "mini" in config_names()
     assert refusal("mimi").startswith("no config is called 'mimi'")
     assert "mini" in refusal("mimi").split("one of")[1]
-    assert refusal("folder/none.yaml") == "config 'folder/none.yaml' cannot be read: No such file or directory"
+    told = (
+        "config 'folder/none.yaml' cannot be read (No such file or directory): give the path of a YAML file, or one of "
+    )
+    assert refusal("folder/none.yaml") == told + ", ".join(config_names())
 
 
 @pytest.mark.parametrize(
@@ -267,6 +270,9 @@ def test_repositories_can_be_placed_one_by_one(table, tmp_path):
 
 def test_a_folder_of_weights_replaces_the_whole_table(table, tmp_path):
     place = table({"generator": HUB, "tower": HUB})
+    told = f"config paint: the weights {str(tmp_path / 'tower')!r} do not exist: put them there, `hf download "
+    command = f"xinlai/LISA-7B-v1 --include '*.json' --revision 43c754e --local-dir {tmp_path / 'tower'}`"
+    assert refusal(place, tmp_path) == told + command
     for name in ("generator", "tower"):
         (tmp_path / name).mkdir()
     config = load_config(place, tmp_path)

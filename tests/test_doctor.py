@@ -56,11 +56,11 @@ def test_every_part_is_looked_at_and_each_fault_comes_with_its_mend(capsys, mini
     status, lines = report(capsys, "--config", "mini", "--weights", str(mini), "--run")
     assert status == 3
     faults = [line for line in lines if line.startswith("FAIL")]
-    assert faults[0].startswith(
+    assert faults[1].startswith(
         f"FAIL  segmenter  weights   {mini / 'segmenter/model.safetensors'} is damaged or cut off"
     )
     told = "has no tokenizer (tokenizer.json, tokenizer.model, vocab.json): save the tokenizer beside the model"
-    assert faults[1] == f"FAIL  generator  weights   {mini / 'generator'} {told}"
+    assert faults[0] == f"FAIL  generator  weights   {mini / 'generator'} {told}"
     assert len(faults) == 2
     assert "ok    evaluator  adapter   all tensors fit" in lines
     assert not any("pipeline" in line for line in lines)
@@ -105,7 +105,7 @@ def test_a_wrong_hash_is_a_fault(capsys, mini, tmp_path):
 
 def test_everything_that_can_be_examined_is_found_however_deep():
     seats = load_config("mini").seats
-    assert [part for part, _, _ in doctor.examinable(seats)] == ["segmenter", "evaluator", "generator"]
+    assert [part for part, _, _ in doctor.examinable(seats)] == ["generator", "segmenter", "evaluator"]
 
 
 # Memory

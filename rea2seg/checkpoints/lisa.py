@@ -92,20 +92,19 @@ def lisa_plan(folder: Path, vision_tower: Path | None = None) -> LisaPlan:
         mllm = native_blueprint(LlavaForConditionalGeneration, folder)
         return LisaPlan(mllm, stored_tensors(file), file, load_tokenizer(folder))
     stored = stored_tensors(folder)
-    _refuse_relatives(folder, stored)
+    _refuse_relatives(folder, values.get("architectures"), stored)
     mllm = _llava(folder, values, without((CONNECTOR, SEGMENTER), stored), _tower_of(folder, values, vision_tower))
     connector = {f"text_hidden_fcs.{name}": tensor for name, tensor in under(CONNECTOR, stored).items()}
     return LisaPlan(mllm, connector, folder, load_tokenizer(folder))
 
 
-def _refuse_relatives(folder: Path, stored: Mapping[str, Tensor]) -> None:
+def _refuse_relatives(folder: Path, architectures: Any, stored: Mapping[str, Tensor]) -> None:
     """The checkpoints that look like LISA and are not, each with the way out."""
     if oldest := sorted(name for name in stored if name.startswith(_OLDEST)):
         raise CheckpointError(f"{folder} is a LISA of version 0 (it has {oldest[0]}): use one of version 1, LISA-7B-v1")
     if not under(CONNECTOR, stored):
-        raise CheckpointError(
-            f"{folder} has no {CONNECTOR}*: it is a LLaVA without LISA's connector; use LISA's weights"
-        )
+        told = f"{folder} is no LISA (it has no {CONNECTOR}*, and config.json says {architectures})"
+        raise CheckpointError(f"{told}: use the weights of LISA, READ or SESAME")
     norm = stored.get("model.norm.weight")
     if norm is not None and float(norm.float().abs().mean()) < NO_DELTA:
         raise CheckpointError(
@@ -133,7 +132,11 @@ def _clip_config(tower: Path) -> CLIPVisionConfig:
 
 def _llava(folder: Path, values: Mapping[str, Any], stored: dict[str, Tensor], tower: Path) -> Blueprint:
     config = _config(folder, values, tower)
-    tensors = LLAVA.native(stored) | LLAVA.native(CLIP.native(stored_tensors(tower)))
+    clip = CLIP.native(stored_tensors(tower))
+    if not under("vision_model.", clip):
+        told = f"{tower} is no CLIP (it has no vision_model.*)"
+        raise CheckpointError(f"{told}: download openai/clip-vit-large-patch14 or -336")
+    tensors = LLAVA.native(stored) | LLAVA.native(clip)
     if "model.mm_projector.weight" in stored:
         # One linear layer as two: an identity behind it, and no activation between. The class stays LLaVA's own.
         width = config.text_config.hidden_size

@@ -174,7 +174,8 @@ def decoder_tensors(place: Path, sam: SamPlan) -> dict[str, Tensor]:
     tensors = under(SEGMENTER, stored) or stored
     decoder = under("mask_decoder.", tensors) or tensors
     if "iou_token.weight" not in decoder:
-        raise CheckpointError(f"{place} holds no decoder of a SAM: leave token_decoder out of the config")
+        told = f"{place} holds no decoder of a SAM"
+        raise CheckpointError(f"{told}: name a checkpoint of LISA, or leave token_decoder out of the config")
     for name in (name for name in tensors if name.startswith("image_encoder.neck.")):
         if not _alike(tensors[name], sam.tensors.get(name)):
             told = f"{place} was trained with another SAM than {sam.source} ({name} differs)"

@@ -39,6 +39,7 @@ _DAMAGE = (
 )
 """What safetensors and torch raise on files that are cut off or have changed."""
 
+_POINTER = b"version https://git-lfs"
 _WRAPPER = "model"
 """The key under which SAM 2's files hold all tensors."""
 
@@ -148,15 +149,21 @@ def only_file(place: Path) -> Path:
         return place
     found = sorted(path for path in place.iterdir() if path.suffix in ENDINGS)
     if not found:
-        raise CheckpointError(f"{place} holds no weights: none of its files ends in {', '.join(ENDINGS)}")
+        raise CheckpointError(f"{place} holds no weights: put a file there that ends in {', '.join(ENDINGS)}")
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise CheckpointError(f"{place} holds several weights ({names}): name one of the files")
+        raise CheckpointError(f"{place} holds several weights ({names}): keep one of them there")
     return found[0]
 
 
 def _read(file: Path) -> dict[str, Tensor]:
     try:
+        with file.open("rb") as stream:
+            pointer = stream.read(len(_POINTER)) == _POINTER
+        if pointer:
+            raise CheckpointError(
+                f"{file} only points to the weights: run `git lfs pull`, or `hf download` it"
+            )
         if file.suffix == ".safetensors":
             # One by one: all at once, safetensors would read the whole file.
             with safe_open(file, framework="pt") as opened:

@@ -192,12 +192,6 @@ def quiet() -> Iterator[None]:
 
 
 def _quantisation(placement: Placement) -> BitsAndBytesConfig:
-    try:
-        import bitsandbytes  # noqa: F401  # only now: it is an extra
-    except ImportError as error:
-        raise ConfigError(
-            f"precision {placement.precision} needs bitsandbytes: pip install 'rea2seg[quant]'"
-        ) from error
     # It reports every cast of every layer.
     getLogger("bitsandbytes").setLevel(ERROR)
     if placement.precision == "int8":

@@ -180,8 +180,8 @@ def test_delta_weights_are_refused(copy, written):
 
 def test_a_llava_without_connector_is_refused(copy, written):
     rewritten(copy, without((CONNECTOR,), written[1]))
-    told = "has no model.text_hidden_fcs.*: it is a LLaVA without LISA's connector; use LISA's weights"
-    assert refusal(copy) == f"{copy} {told}"
+    told = "is no LISA (it has no model.text_hidden_fcs.*, and config.json says ['LISAForCausalLM'])"
+    assert refusal(copy) == f"{copy} {told}: use the weights of LISA, READ or SESAME"
 
 
 def test_the_vision_tower_must_be_given_and_be_the_one_of_the_training(copy, tmp_path):
@@ -203,6 +203,15 @@ def test_a_tower_that_is_named_by_a_path_is_known_too(copy, tmp_path, named):
     write_clip(tmp_path / "other", 336)
     with pytest.raises(CheckpointError, match="sees 336 px"):
         lisa_plan(copy, tmp_path / "other")
+
+
+def test_a_lisa_given_as_the_tower_is_refused(copy):
+    config = json.loads((copy / "config.json").read_text())
+    replace(copy / "config.json", json.dumps(config | {"mm_vision_tower": "", "vision_tower": ""}))
+    with pytest.raises(CheckpointError) as caught:
+        lisa_plan(copy, copy)
+    told = "is no CLIP (it has no vision_model.*): download openai/clip-vit-large-patch14 or -336"
+    assert str(caught.value) == f"{copy} {told}"
 
 
 def test_a_folder_that_is_no_clip_is_refused(copy, tmp_path):

@@ -66,7 +66,7 @@ def test_a_sam_of_another_library_is_refused(tmp_path):
 
 def test_a_checkpoint_without_a_decoder_is_told_to_leave_it_out(stock, tmp_path):
     save_file({"model.norm.weight": torch.ones(3)}, tmp_path / "model.safetensors")
-    told = "holds no decoder of a SAM: leave token_decoder out of the config"
+    told = "holds no decoder of a SAM: name a checkpoint of LISA, or leave token_decoder out of the config"
     assert refusal(load_decoder, tmp_path, sam_plan(stock)) == f"{tmp_path} {told}"
 
 

@@ -51,13 +51,15 @@ def test_pickles_of_all_ages_are_read_and_those_of_sam_2_unpacked(tmp_path):
 def test_weights_of_any_name_are_found_where_there_is_only_one(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         only_file(tmp_path)
-    assert str(caught.value) == f"{tmp_path} holds no weights: none of its files ends in .safetensors, .bin, .pt, .pth"
+    assert (
+        str(caught.value) == f"{tmp_path} holds no weights: put a file there that ends in .safetensors, .bin, .pt, .pth"
+    )
     torch.save(TENSORS, tmp_path / "sam_vit_h.pth")
     assert only_file(tmp_path) == tmp_path / "sam_vit_h.pth"
     torch.save(TENSORS, tmp_path / "another.pt")
     with pytest.raises(CheckpointError) as caught:
         only_file(tmp_path)
-    told = "holds several weights (another.pt, sam_vit_h.pth): name one of the files"
+    told = "holds several weights (another.pt, sam_vit_h.pth): keep one of them there"
     assert str(caught.value) == f"{tmp_path} {told}"
 
 
@@ -178,6 +180,13 @@ def test_what_a_training_saved_is_not_a_models_weights(tmp_path):
     torch.save({"state": {"a": torch.ones(1)}, "epoch": 3}, tmp_path / "last.pt")
     told = "is not a table of tensors: name the weights of a model, not of a training"
     assert refusal(tmp_path / "last.pt") == f"{tmp_path / 'last.pt'} {told}"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_pointer_of_git_lfs_is_told_from_a_damaged_file(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 2564550879\n")
+    told = "only points to the weights: run `git lfs pull`, or `hf download` it"
+    assert refusal(tmp_path) == f"{tmp_path / name} {told}"
 
 
 class Trap:

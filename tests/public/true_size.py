@@ -4,8 +4,8 @@
 import rea2seg  # noqa: F401
 
 # isort: split
+import argparse
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,5 +65,8 @@ def _write_json(folder: Path, config: Mapping[str, Any]) -> None:
 WRITERS = {"rea2seg_llava15_7b": write_true_llava, "rea2seg_lens_3b": write_true_lens}
 
 if __name__ == "__main__":
-    # python -m tests.public.true_size CONFIG FOLDER
-    WRITERS[sys.argv[1]](Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(prog="python -m tests.public.true_size")
+    parser.add_argument("config", choices=WRITERS)
+    parser.add_argument("folder", type=Path)
+    chosen = parser.parse_args()
+    WRITERS[chosen.config](chosen.folder)
