@@ -161,9 +161,7 @@ def _read(file: Path) -> dict[str, Tensor]:
         with file.open("rb") as stream:
             pointer = stream.read(len(_POINTER)) == _POINTER
         if pointer:
-            raise CheckpointError(
-                f"{file} only points to the weights: run `git lfs pull`, or `hf download` it"
-            )
+            raise CheckpointError(f"{file} only points to the weights: run `git lfs pull`, or `hf download` it")
         if file.suffix == ".safetensors":
             # One by one: all at once, safetensors would read the whole file.
             with safe_open(file, framework="pt") as opened:
