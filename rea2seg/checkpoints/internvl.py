@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
-from transformers import InternVLConfig, InternVLForConditionalGeneration, Qwen2Config
+from transformers import InternVLConfig, InternVLForConditionalGeneration, PreTrainedTokenizerBase, Qwen2Config
 from transformers.models.internvl.modeling_internvl import NORM2FN
 
 from rea2seg.checkpoints.stored import KeyMap, stored_tensors
-from rea2seg.checkpoints.strict import UNREADABLE, Blueprint, load_tokenizer, native_blueprint, read_json
+from rea2seg.checkpoints.strict import UNFIT, Blueprint, load_tokenizer, native_blueprint, read_json
+from rea2seg.checkpoints.vocabulary import check_vocabulary
 from rea2seg.errors import CheckpointError, reason
 
 ORIGINAL = "InternVLChatModel"
@@ -88,7 +89,14 @@ _LANGUAGE = (
 """The language part: keys as in Qwen2's own config, whose defaults hold where they are left out."""
 
 
-def internvl_blueprint(folder: Path) -> Blueprint:
+class InternVLPlan(NamedTuple):
+    """An InternVL that is described and not loaded, and its tokenizer."""
+
+    model: Blueprint
+    tokenizer: PreTrainedTokenizerBase
+
+
+def internvl_plan(folder: Path) -> InternVLPlan:
     """An InternVL in either layout, which config.json tells apart; nothing but names, shapes and texts is read.
 
     Raises `CheckpointError` where files are missing, damaged or of another model.
@@ -96,10 +104,11 @@ def internvl_blueprint(folder: Path) -> Blueprint:
     file = folder / "config.json"
     values = read_json(file)
     if values.get("architectures") != [ORIGINAL]:
-        return native_blueprint(InternVLForConditionalGeneration, folder)
-    config = original_config(values, file)
-    config.image_token_id = _image_token(folder, config.text_config.vocab_size)
-    return original_blueprint(config, stored_tensors(folder), folder)
+        return InternVLPlan(native_blueprint(InternVLForConditionalGeneration, folder), load_tokenizer(folder))
+    config, tokenizer = original_config(values, file), load_tokenizer(folder)
+    config.image_token_id = tokenizer.get_added_vocab().get(IMAGE_SLOT, -1)
+    check_vocabulary(tokenizer, config, (), f"the tokenizer in {folder}", IMAGE_SLOT)
+    return InternVLPlan(original_blueprint(config, stored_tensors(folder), folder), tokenizer)
 
 
 def original_config(values: Mapping[str, Any], file: Path) -> InternVLConfig:
@@ -126,7 +135,7 @@ def original_config(values: Mapping[str, Any], file: Path) -> InternVLConfig:
             downsample_ratio=values.get("downsample_ratio", 0.5),
             tie_word_embeddings=language.get("tie_word_embeddings", False),
         )
-    except (*UNREADABLE, TypeError) as error:
+    except UNFIT as error:
         told = f"{file} does not fit InternVLForConditionalGeneration ({reason(error)})"
         raise CheckpointError(f"{told}: take it from the checkpoint") from error
 
@@ -191,17 +200,3 @@ def _vision(values: Mapping[str, Any], file: Path) -> dict[str, Any]:
         told = f"norm_type {norm!r}, where only {' and '.join(NORM2FN)} are known"
         raise CheckpointError(f"{file} has {told}: take another InternVL3")
     return taken | {"use_absolute_position_embeddings": True, "use_mean_pooling": True}
-
-
-def _image_token(folder: Path, vocabulary: int) -> int:
-    token: int | None = load_tokenizer(folder).get_added_vocab().get(IMAGE_SLOT)
-    if token is None:
-        raise CheckpointError(
-            f"the tokenizer in {folder} has no added token {IMAGE_SLOT}: get tokenizer and model from one place"
-        )
-    if token >= vocabulary:
-        raise CheckpointError(
-            f"{folder} has {IMAGE_SLOT} as token {token}, outside the model's vocabulary of {vocabulary}: "
-            "get tokenizer and model from one place"
-        )
-    return token

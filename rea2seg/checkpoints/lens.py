@@ -18,14 +18,15 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
+from rea2seg.checkpoints.sam2 import IN_LENS
 from rea2seg.checkpoints.stored import KeyMap, stored_tensors, without
-from rea2seg.checkpoints.strict import UNREADABLE, Blueprint, check_fit, load_tokenizer, read_json
+from rea2seg.checkpoints.strict import UNFIT, Blueprint, check_fit, load_tokenizer, read_json
 from rea2seg.checkpoints.vocabulary import check_vocabulary
 from rea2seg.errors import CheckpointError, reason
 from rea2seg.generator.queries import QueryConnector
 
 QUERY = "learnable_query"
-EXTRAS, SEGMENTER = (QUERY, "connector.", "conv_1d.", "proj_to_sam."), "sam."
+EXTRAS = (QUERY, "connector.", "conv_1d.", "proj_to_sam.")
 FLAT = KeyMap((("visual.", "model.visual."), ("model.", "model.language_model.")))
 NESTED = KeyMap()
 """The layouts of transformers before 4.52 and since then."""
@@ -93,9 +94,9 @@ def lens_plan(folder: Path) -> LensPlan:
     values, stored = read_json(file), stored_tensors(folder)
     _refuse_relatives(folder, stored)
     extras = {name: tensor for name, tensor in stored.items() if name.startswith(EXTRAS)}
-    mllm = _qwen(folder, values, without((*EXTRAS, SEGMENTER), stored))
+    mllm = _qwen(folder, values, without((*EXTRAS, IN_LENS), stored))
     tokenizer = load_tokenizer(folder)
-    check_vocabulary(tokenizer, mllm.config, IMAGE_TOKEN, CONTROLS, f"the tokenizer in {folder}")
+    check_vocabulary(tokenizer, mllm.config, CONTROLS, f"the tokenizer in {folder}", IMAGE_TOKEN)
     plan = LensPlan(mllm, extras, _queries(file, values, stored[QUERY]), folder, tokenizer)
     check_fit(plan.described_connector().state_dict(), folder, extras)
     return plan
@@ -152,7 +153,7 @@ def _config(file: Path, values: Mapping[str, Any], text: Mapping[str, Any], tied
             tie_word_embeddings=tied,
             **{name: values[name] for name in ("image_token_id", "video_token_id") if name in values},
         )
-    except (*UNREADABLE, TypeError, KeyError) as error:
+    except UNFIT as error:
         told = f"{file} is not the config of a Qwen2.5-VL ({reason(error)})"
         raise CheckpointError(f"{told}: take it from the checkpoint") from error
     _check_sections(file, config.text_config)

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from rea2seg.checkpoints.stored import KeyMap, stored_tensors, under, without
-from rea2seg.checkpoints.strict import UNREADABLE, Blueprint, load_tokenizer, native_blueprint, read_json
+from rea2seg.checkpoints.strict import UNFIT, Blueprint, load_tokenizer, native_blueprint, read_json
 from rea2seg.errors import CheckpointError, reason
 
 CONNECTOR, SEGMENTER = "model.text_hidden_fcs.", "model.visual_model."
@@ -75,11 +75,6 @@ class LisaPlan:
     source: Path
     tokenizer: PreTrainedTokenizerBase
 
-    @property
-    def rows(self) -> int:
-        """How many tokens the language model knows."""
-        return int(self.mllm.config.text_config.vocab_size)
-
 
 def lisa_plan(folder: Path, vision_tower: Path | None = None) -> LisaPlan:
     """What a folder holds: our native layout, or a public checkpoint, which needs `vision_tower`, a folder of CLIP.
@@ -125,7 +120,7 @@ def _tower_of(folder: Path, values: Mapping[str, Any], vision_tower: Path | None
 def _clip_config(tower: Path) -> CLIPVisionConfig:
     try:
         return CLIPVisionConfig.from_pretrained(tower, local_files_only=True)
-    except (*UNREADABLE, TypeError, AttributeError) as error:
+    except UNFIT as error:
         told = f"{tower / 'config.json'} is not that of a CLIP ({reason(error)})"
         raise CheckpointError(f"{told}: download openai/clip-vit-large-patch14 or -336") from error
 
@@ -160,6 +155,6 @@ def _config(folder: Path, values: Mapping[str, Any], tower: Path) -> LlavaConfig
             vision_feature_select_strategy="full" if whole else "default",
             tie_word_embeddings=False,
         )
-    except (*UNREADABLE, TypeError) as error:
+    except UNFIT as error:
         told = f"{folder / 'config.json'} is not that of a LLaVA ({reason(error)})"
         raise CheckpointError(f"{told}: take it from the checkpoint") from error

@@ -15,6 +15,8 @@ from rea2seg.errors import CheckpointError
 DECODER_HEADS, DOWNSAMPLING = 8, 2
 """Of the attention in the mask decoder: they leave no trace in the shapes of its tensors."""
 
+IN_LENS = "sam."
+"""What the names of a SAM 2 begin with in a LENS checkpoint."""
 IMAGE_HALF = KeyMap(
     unused=(
         r"memory_(attention|encoder)\..+",
@@ -87,7 +89,7 @@ def sam2_tensors(place: Path) -> dict[str, Tensor]:
     """The tensors of a SAM 2, under upstream's names: of a file as its authors publish, of a folder with one such file,
     or of the SAM 2 in a LENS checkpoint. Raises `CheckpointError` where they cannot be read."""
     tensors = stored_tensors(place if (place / "config.json").is_file() else only_file(place))
-    return under("sam.", tensors) or tensors
+    return under(IN_LENS, tensors) or tensors
 
 
 def _rows(tensors: Mapping[str, Tensor], name: str, source: Path) -> int:

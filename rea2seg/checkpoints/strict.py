@@ -29,6 +29,8 @@ from rea2seg.errors import CheckpointError, ConfigError, reason
 
 UNREADABLE = (KeyError, OSError, RuntimeError, SafetensorError, StrictDataclassError, ValueError)
 """What transformers, PEFT and safetensors raise on missing and damaged files."""
+UNFIT = (*UNREADABLE, AttributeError, TypeError)
+"""What transformers' and PEFT's configs raise on values of another type, too."""
 
 FULL = ["model.vision_tower", "model.multi_modal_projector", "model.visual", "lm_head"]
 """The parts of LLaVA, InternVL and Qwen2.5-VL that stay in full precision where the language model is quantised."""
@@ -57,7 +59,7 @@ class Blueprint:
 
     def load(self, placement: Placement) -> Any:
         """The model in eval mode, where and as precise as the placement says."""
-        self.check()
+        self.check()  # before gigabytes are read
         place = chosen_device(placement.device)
         settings: dict[str, Any] = {"dtype": placement.dtype}
         if placement.quantised:
@@ -99,7 +101,7 @@ def native_blueprint(kind: Any, folder: Path) -> Blueprint:
     _check_kind(kind.__name__, folder / "config.json")
     try:
         config = kind.config_class.from_pretrained(folder, local_files_only=True)
-    except (*UNREADABLE, AttributeError, TypeError) as error:
+    except UNFIT as error:
         told = f"{folder / 'config.json'} does not fit {kind.__name__} ({reason(error)})"
         raise CheckpointError(f"{told}: {_AGAIN}") from error
     return Blueprint(kind, config, stored_tensors(folder), folder)

@@ -1,4 +1,4 @@
-"""Whether a tokenizer is that of a model which sees images."""
+"""Whether a tokenizer is that of a model."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from rea2seg.errors import CheckpointError
 
 
 def check_vocabulary(
-    tokenizer: PreTrainedTokenizerBase, config: Any, image_token: str, controls: Sequence[str], source: str
+    tokenizer: PreTrainedTokenizerBase, config: Any, needed: Sequence[str], source: str, image_token: str = ""
 ) -> None:
-    """An error unless the added tokens of a tokenizer hold all `controls`, and its ids are those of the model.
+    """An error unless the added tokens of a tokenizer hold all that are `needed`, and its ids are those of the model.
 
-    config: the model's own, of transformers. source: what messages call the tokenizer. Raises `CheckpointError`.
+    config: the model's own, of transformers. source: what messages call the tokenizer. image_token: the one that the
+    config has by its id. Raises `CheckpointError`.
     """
     added, rows = tokenizer.get_added_vocab(), config.text_config.vocab_size
-    if missing := [token for token in dict.fromkeys((image_token, *controls)) if token not in added]:
+    wanted = dict.fromkeys((image_token, *needed) if image_token else needed)
+    if missing := [token for token in wanted if token not in added]:
         raise CheckpointError(f"{source} has no {', '.join(missing)}: take the tokenizer's files from the checkpoint")
     if len(tokenizer) > rows:
         told = f"{len(tokenizer)} tokens, the model only {rows}"
         raise CheckpointError(f"{source} has {told}: take both from one checkpoint")
-    if added[image_token] != config.image_token_id:
+    if image_token and added[image_token] != config.image_token_id:
         told = f"{added[image_token]}, to the model it is {config.image_token_id}"
         raise CheckpointError(f"to {source} {image_token} is {told}: take both from one checkpoint")

@@ -24,13 +24,14 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
+from rea2seg.checkpoints.internvl import internvl_plan
 from rea2seg.checkpoints.vocabulary import check_vocabulary
 from rea2seg.devices import HERE, Placement
 from rea2seg.errors import CheckpointError, ConfigError, require_choice, require_positive
 from rea2seg.evaluators.decoding import Memory, Reply, think, write_scores
 from rea2seg.evaluators.prompts import EvaluatorTemplate, piece_ids, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import ScoreGrammar, confidence, expected_value, parse_scores, split_numbers
-from rea2seg.evaluators.weights import Parts, build, internvl_plan, with_fresh_adapter
+from rea2seg.evaluators.weights import Parts, build, with_fresh_adapter
 from rea2seg.findings import Finding, Footprint, cache_bytes, footprint, stored_as
 from rea2seg.images import to_picture
 from rea2seg.structures import Candidate, Query, Score
@@ -84,7 +85,7 @@ def check_words(
 
     config: the model's. source: what messages call the tokenizer. Raises `CheckpointError` and `ConfigError`.
     """
-    check_vocabulary(tokenizer, config, template.image_slot, (), source)
+    check_vocabulary(tokenizer, config, (), source, template.image_slot)
     # What the first question would find out.
     prefix_ids(tokenizer, template, "x", 1)
     suffix_ids(tokenizer, template, 1, 1, reasoning)

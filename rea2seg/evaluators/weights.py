@@ -10,9 +10,9 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, s
 from torch import OutOfMemoryError, Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rea2seg.checkpoints.internvl import internvl_blueprint
+from rea2seg.checkpoints.internvl import InternVLPlan, internvl_plan
 from rea2seg.checkpoints.stored import KeyMap, stored_tensors
-from rea2seg.checkpoints.strict import UNREADABLE, Blueprint, check_fit, load_tokenizer, quiet, read_json
+from rea2seg.checkpoints.strict import UNFIT, UNREADABLE, check_fit, quiet, read_json
 from rea2seg.devices import ON_CPU, Placement
 from rea2seg.errors import CheckpointError, reason
 
@@ -31,24 +31,12 @@ class Parts(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
 
 
-class Plan(NamedTuple):
-    """An InternVL that is described and not loaded, and its tokenizer."""
-
-    model: Blueprint
-    tokenizer: PreTrainedTokenizerBase
-
-
-def internvl_plan(folder: Path) -> Plan:
-    """What a folder of either layout holds. Raises `CheckpointError` where files are missing or of another model."""
-    return Plan(internvl_blueprint(folder), load_tokenizer(folder))
-
-
 def load_internvl(folder: Path, adapter: Path | None = None, placement: Placement = ON_CPU) -> Parts:
     """The model of a folder in either layout and its tokenizer, as `build` makes them. Raises `CheckpointError`."""
     return build(internvl_plan(folder), adapter, placement)
 
 
-def build(plan: Plan, adapter: Path | None, placement: Placement) -> Parts:
+def build(plan: InternVLPlan, adapter: Path | None, placement: Placement) -> Parts:
     """The live modules of a plan, in eval mode.
 
     An adapter is merged into the weights, unless these are quantised: then it stays beside them, as merging would round
@@ -100,7 +88,7 @@ def _adapter_config(adapter: Path) -> LoraConfig:
     try:
         with quiet():
             config = PeftConfig.from_pretrained(adapter, local_files_only=True)
-    except (*UNREADABLE, TypeError) as error:
+    except UNFIT as error:
         told = f"{file} cannot be read as an adapter's config ({reason(error)})"
         raise CheckpointError(f"{told}: download it again") from error
     config.inference_mode = True

@@ -153,7 +153,8 @@ class Lens:
             raise ConfigError(f"repetition_penalty must be above 0, not {repetition_penalty}")
         source = weights if isinstance(weights, Parts) else lens_plan(Path(weights))
         tokenizer, config = source.tokenizer, source.mllm.config
-        check_vocabulary(tokenizer, config, IMAGE_TOKEN, CONTROLS, "the tokenizer")
+        if isinstance(source, Parts):  # of files the plan has checked it
+            check_vocabulary(tokenizer, config, CONTROLS, "the tokenizer", IMAGE_TOKEN)
         self.conversation = conversation_for(tokenizer, prompt, answer)
         self.layers = layer_range(layers, config.text_config.num_hidden_layers)
         self.parts = source if isinstance(source, Parts) else build(source, placement)

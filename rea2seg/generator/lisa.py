@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, LlavaForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
 from rea2seg.checkpoints.lisa import lisa_plan
 from rea2seg.checkpoints.strict import check_fit
+from rea2seg.checkpoints.vocabulary import check_vocabulary
 from rea2seg.devices import HERE, Placement
 from rea2seg.errors import CheckpointError, ConfigError, require_choice, require_positive
 from rea2seg.findings import Finding, Footprint, cache_bytes, footprint, stored_as
@@ -79,11 +80,11 @@ class Lisa:
         self.placement, self.conversation = placement, conversation or Conversation()
         if isinstance(weights, Parts):
             self.parts = weights
-            rows = weights.mllm.get_input_embeddings().num_embeddings
-            check_words(weights.tokenizer, rows, self.conversation, answer, "these parts")
+            check_words(weights.tokenizer, weights.mllm.config, self.conversation, answer, "the tokenizer")
         else:
             plan = lisa_plan(Path(weights), Path(vision_tower) if vision_tower else None)
-            check_words(plan.tokenizer, plan.rows, self.conversation, answer, str(weights))
+            name = f"the tokenizer in {weights}"
+            check_words(plan.tokenizer, plan.mllm.config, self.conversation, answer, name)
             self.parts = build(plan, placement)
         self.row, self.mode, self.answer, self.geometry = row, mode, answer, geometry
         self.max_new_tokens, self.batch = max_new_tokens, batch
@@ -129,15 +130,16 @@ class Lisa:
         yield Finding(
             "config", f"{text.num_hidden_layers} layers of width {text.hidden_size}, those of the map among them"
         )
-        check_words(plan.tokenizer, plan.rows, Conversation(**conversation or {}), answer, weights)
+        words, name = Conversation(**conversation or {}), f"the tokenizer in {weights}"
+        check_words(plan.tokenizer, plan.mllm.config, words, answer, name)
         yield Finding("ids", f"{SEG} is {control_id(plan.tokenizer, SEG)} of {text.vocab_size}")
         vision = plan.mllm.config.vision_config
         tokens = (vision.image_size // vision.patch_size) ** 2
         yield Finding("image", f"{vision.image_size} px become {tokens} tokens")
         # Ours: keys and values of an image and the words LISA trained with, and as much again for all else.
-        working = 2 * cache_bytes(text, tokens + 512, Placement(**placement).precision)
-        own = footprint(mllm, working, Placement(**placement))
-        yield replace(own, fixed=footprint(connector, 0).other)
+        place = Placement(**placement)
+        working = 2 * cache_bytes(text, tokens + 512, place.precision)
+        yield replace(footprint(mllm, working, place), fixed=footprint(connector, 0).other)
 
     @torch.no_grad()
     def ground(self, queries: Sequence[Query]) -> list[Grounding]:
@@ -224,17 +226,12 @@ class Lisa:
 
 
 def check_words(
-    tokenizer: PreTrainedTokenizerBase, rows: int, conversation: Conversation, answer: str, source: str
+    tokenizer: PreTrainedTokenizerBase, config: LlavaConfig, conversation: Conversation, answer: str, source: str
 ) -> None:
-    """An error unless a model with `rows` embeddings can be spoken to in this conversation."""
-    if len(tokenizer) > rows:
-        told = f"{len(tokenizer)} tokens, and its model only {rows}"
-        raise CheckpointError(f"the tokenizer in {source} has {told}: take both from the same checkpoint")
-    if SEG not in tokenizer.get_added_vocab():
-        told = f"the tokenizer in {source} has no {SEG}"
-        raise CheckpointError(f"{told}: take its files from the checkpoint, not its base")
+    """An error unless a model of this config can be spoken to in this conversation; `source` names the tokenizer."""
+    check_vocabulary(tokenizer, config, (SEG,), source)
     if tokenizer.eos_token_id is None:
-        raise CheckpointError(f"the tokenizer in {source} has no end of sentence: set its eos_token, </s> in Llama's")
+        raise CheckpointError(f"{source} has no end of sentence: set its eos_token, </s> in Llama's")
     if SEG not in answer:
         raise ConfigError(f"the answer {answer!r} holds no {SEG}: write it where the answer points at the target")
     conversation.check()

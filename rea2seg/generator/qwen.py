@@ -15,6 +15,7 @@ from rea2seg.errors import InputError
 from rea2seg.images import to_picture
 
 MIN_PIXELS = 56 * 56
+"""Qwen2.5-VL's own, with which LENS was trained."""
 LONGEST = 200
 """The aspect ratio beyond which Qwen2.5-VL refuses an image."""
 

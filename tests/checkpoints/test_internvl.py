@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import InternVLForConditionalGeneration
 
-from rea2seg.checkpoints.internvl import internvl_blueprint, original_blueprint, original_config
+from rea2seg.checkpoints.internvl import internvl_plan, original_blueprint, original_config
 from rea2seg.checkpoints.strict import load_tokenizer
 from rea2seg.devices import ON_CPU
 from rea2seg.errors import CheckpointError
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("layout", ["original", "native"])
 def test_a_description_holds_the_image_token_and_no_weights(layout: public.Layout, tmp_path: Path) -> None:
-    blueprint = internvl_blueprint(write_internvl(tmp_path, layout))
+    blueprint = internvl_plan(write_internvl(tmp_path, layout)).model
     assert blueprint.config.image_token_id == ID["<IMG_CONTEXT>"]
     assert {value.device.type for value in blueprint.check().parameters()} == {"meta"}
 
@@ -54,14 +54,14 @@ def test_tied_embeddings_need_no_head_of_their_own(head: bool, tmp_path: Path) -
     words = stored["language_model.model.embed_tokens.weight"]
     if head:
         stored["language_model.lm_head.weight"] = words.clone()
-    model = internvl_blueprint(write_internvl(tmp_path, tensors=stored, tied=True)).load(ON_CPU)
+    model = internvl_plan(write_internvl(tmp_path, tensors=stored, tied=True)).model.load(ON_CPU)
     assert model.lm_head.weight.equal(words)
     assert model.lm_head.weight is model.get_input_embeddings().weight
 
 
 def test_a_head_of_its_own_is_kept_where_the_config_says_tied(tmp_path: Path) -> None:
     stored = public.original_tensors()
-    model = internvl_blueprint(write_internvl(tmp_path, tensors=stored, tied=True)).load(ON_CPU)
+    model = internvl_plan(write_internvl(tmp_path, tensors=stored, tied=True)).model.load(ON_CPU)
     assert model.lm_head.weight.equal(stored["language_model.lm_head.weight"])
     assert model.get_input_embeddings().weight.equal(stored["language_model.model.embed_tokens.weight"])
 
@@ -70,7 +70,8 @@ def test_a_pickle_of_tensors_is_read(tmp_path: Path) -> None:
     for file in write_internvl(tmp_path).glob("*.safetensors*"):
         file.unlink()
     torch.save(public.original_tensors(), tmp_path / "pytorch_model.bin")
-    internvl_blueprint(tmp_path).check()
+    read = internvl_plan(tmp_path).model.load(ON_CPU)
+    assert read.lm_head.weight.equal(public.original_tensors()["language_model.lm_head.weight"])
 
 
 @pytest.mark.parametrize("files", ["slow", "added", "fast"])
@@ -93,24 +94,24 @@ def test_the_tokenizer_is_the_same_from_any_of_its_files(files: public.Tokenizer
     assert not control_ids(tokenizer).intersection(encode_untrusted(tokenizer, spoken))
 
 
-def refused(folder: Path, told: str) -> None:
+def refusal(folder: Path) -> str:
     with pytest.raises(CheckpointError) as error:
-        internvl_blueprint(folder).check()
-    assert str(error.value) == told
+        internvl_plan(folder).model.check()
+    return str(error.value)
 
 
 def test_a_missing_shard_is_named(folder: Path) -> None:
     (folder / "model-00002-of-00002.safetensors").unlink()
     index = "model.safetensors.index.json"
     lacking = "model-00002-of-00002.safetensors"
-    refused(folder, f"{folder} lacks {lacking}, which {index} names: download what is missing")
+    assert refusal(folder) == f"{folder} lacks {lacking}, which {index} names: download what is missing"
 
 
 def test_a_file_that_was_cut_off_is_named(folder: Path) -> None:
     file = folder / "model-00001-of-00002.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=rf"^{re.escape(str(file))} is damaged or cut off: download it again \("):
-        internvl_blueprint(folder)
+        internvl_plan(folder)
 
 
 def test_surplus_and_missing_tensors_are_named_as_they_are_stored(tmp_path: Path) -> None:
@@ -125,24 +126,24 @@ def test_surplus_and_missing_tensors_are_named_as_they_are_stored(tmp_path: Path
     surplus = "language_model.model.rotary, vision_model.encoder.layers.24.ls1"
     misshapen = "vision_model.encoder.layers.23.ls2 [31] instead of [32]"
     faults = f"missing tensors: {missing} and 1 more; unexpected tensors: {surplus}; mismatched tensors: {misshapen}"
-    refused(tmp_path, f"{tmp_path} has {faults}: {FAULTY}")
+    assert refusal(tmp_path) == f"{tmp_path} has {faults}: {FAULTY}"
 
 
 def test_another_vocabulary_than_the_config_s_is_told(folder: Path) -> None:
     edit_json(folder / "config.json", lambda values: values["llm_config"].update(vocab_size=400))
     shape = f"[{NARROW.vocabulary}, 32] instead of [400, 32]"
     names = f"language_model.lm_head.weight {shape}, language_model.model.embed_tokens.weight {shape}"
-    refused(folder, f"{folder} has mismatched tensors: {names}: {FAULTY}")
+    assert refusal(folder) == f"{folder} has mismatched tensors: {names}: {FAULTY}"
 
 
 def test_a_tokenizer_of_another_model_is_told(folder: Path) -> None:
     public.write_tokenizer(folder, left_out="<IMG_CONTEXT>")
-    why = "get tokenizer and model from one place"
-    refused(folder, f"the tokenizer in {folder} has no added token <IMG_CONTEXT>: {why}")
+    told = "has no <IMG_CONTEXT>: take the tokenizer's files from the checkpoint"
+    assert refusal(folder) == f"the tokenizer in {folder} {told}"
     public.write_tokenizer(folder)
     edit_json(folder / "config.json", lambda values: values["llm_config"].update(vocab_size=ID["<IMG_CONTEXT>"]))
-    token = f"<IMG_CONTEXT> as token {ID['<IMG_CONTEXT>']}"
-    refused(folder, f"{folder} has {token}, outside the model's vocabulary of {ID['<IMG_CONTEXT>']}: {why}")
+    told = f"has {NARROW.vocabulary} tokens, the model only {ID['<IMG_CONTEXT>']}: take both from one checkpoint"
+    assert refusal(folder) == f"the tokenizer in {folder} {told}"
 
 
 QWEN_ONLY = "where only ['Qwen2ForCausalLM'] is known: take an InternVL3 of 1B, 2B, 8B or 14B"
@@ -184,7 +185,7 @@ QWEN_ONLY = "where only ['Qwen2ForCausalLM'] is known: take an InternVL3 of 1B, 
 )
 def test_a_config_of_another_model_is_told(folder: Path, part: str | None, change: dict[str, Any], told: str) -> None:
     edit_json(folder / "config.json", lambda values: (values[part] if part else values).update(change))
-    refused(folder, f"{folder / 'config.json'} has {told}")
+    assert refusal(folder) == f"{folder / 'config.json'} has {told}"
 
 
 def test_a_config_with_values_of_another_kind_is_told(folder: Path) -> None:
@@ -193,7 +194,7 @@ def test_a_config_with_values_of_another_kind_is_told(folder: Path) -> None:
     with pytest.raises(
         CheckpointError, match=rf"^{file} does not fit InternVLForConditionalGeneration \(.*hidden_size"
     ) as told:
-        internvl_blueprint(folder)
+        internvl_plan(folder)
     assert "\n" not in str(told.value)
     assert str(told.value).endswith("): take it from the checkpoint")
 
@@ -201,14 +202,14 @@ def test_a_config_with_values_of_another_kind_is_told(folder: Path) -> None:
 @pytest.mark.parametrize("size", [None, 0, 448])
 def test_an_image_size_that_is_not_forced_or_agrees_is_welcome(folder: Path, size: int | None) -> None:
     edit_json(folder / "config.json", lambda values: values.update(force_image_size=size))
-    assert internvl_blueprint(folder).config.vision_config.image_size == (448, 448)
+    assert internvl_plan(folder).model.config.vision_config.image_size == (448, 448)
 
 
 def test_another_architecture_is_told(folder: Path) -> None:
     edit_json(folder / "config.json", lambda values: values.update(architectures=["LlavaLlamaForCausalLM"]))
     kind = "not for InternVLForConditionalGeneration in transformers' native layout"
     mend = "name the folder of such a model, or the config that is made for this one"
-    refused(folder, f"{folder / 'config.json'} is made for ['LlavaLlamaForCausalLM'], {kind}: {mend}")
+    assert refusal(folder) == f"{folder / 'config.json'} is made for ['LlavaLlamaForCausalLM'], {kind}: {mend}"
 
 
 class Trap:
@@ -223,9 +224,10 @@ def test_a_pickle_of_more_than_tensors_is_not_read(folder: Path, capfd: pytest.C
         file.unlink()
     file = folder / "pytorch_model.bin"
     torch.save({"weight": torch.zeros(1), "more": Trap()}, file)
-    refused(
-        folder, f"{file} is a pickle of more than tensors, or damaged, and is not read: get the weights as safetensors"
+    assert (
+        refusal(folder)
+        == f"{file} is a pickle of more than tensors, or damaged, and is not read: get the weights as safetensors"
     )
     torch.save({"weight": torch.zeros(1), "step": 3}, file)
-    refused(folder, f"{file} is not a table of tensors: name the weights of a model, not of a training")
+    assert refusal(folder) == f"{file} is not a table of tensors: name the weights of a model, not of a training"
     assert capfd.readouterr() == ("", "")

@@ -154,13 +154,13 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(copy):
     for name in ("added_tokens.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model"):
         (copy / name).unlink()
     write_tokenizer(copy, [*LISA_7B.added, "<one more>"])
-    told = "has 32005 tokens, and its model only 32004: take both from the same checkpoint"
+    told = "has 32005 tokens, the model only 32004: take both from one checkpoint"
     assert refusal(copy) == f"the tokenizer in {copy} {told}"
 
 
 def test_a_tokenizer_without_seg_is_refused(copy):
     (copy / "added_tokens.json").unlink()
-    told = "has no [SEG]: take its files from the checkpoint, not its base"
+    told = "has no [SEG]: take the tokenizer's files from the checkpoint"
     assert refusal(copy) == f"the tokenizer in {copy} {told}"
 
 

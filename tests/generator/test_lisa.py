@@ -273,5 +273,5 @@ def test_settings_that_do_not_fit_the_model_are_refused(build, parts):
         build(answer="Sure.")
     with pytest.raises(ConfigError, match="batch must be 1 or more, not 0"):
         build(batch=0)
-    with pytest.raises(CheckpointError, match="its model only 64"):
+    with pytest.raises(CheckpointError, match="the model only 64"):
         Lisa.wrap(build_mllm(64), parts.connector, parts.tokenizer, layers=(0, 2))
