@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from rea2seg.synth.queries import Question, questions
+from rea2seg.synth.queries import THEMES, Question, entries_of, questions
 from rea2seg.synth.render import Rendering, render, sample_world
-from rea2seg.synth.worlds import World
+from rea2seg.synth.worlds import Theme, World, pick
 from training.batches import Movable
 
 CODES_PER_OBJECT = 3
@@ -24,18 +24,21 @@ CODES = 3 * 16
 """Background is object 0; SGDR-Synth has at most 12 objects in a scene."""
 
 
-def sample_scene(rng: np.random.Generator, split: str = "train") -> tuple[World, Rendering]:
-    """A fresh world and its picture."""
-    world = sample_world(rng, split)
+def sample_scene(rng: np.random.Generator, split: str = "train", theme: Theme | None = None) -> tuple[World, Rendering]:
+    """A fresh world, of any theme if none is given, and its picture."""
+    world = sample_world(rng, split, theme)
     return world, render(world)
 
 
 def scene_with_questions(
     rng: np.random.Generator, split: str, count: int, categories: Sequence[str]
 ) -> tuple[World, Rendering, list[Question]]:
-    """A fresh world, its picture and exactly `count` questions about it; worlds that offer fewer are passed over."""
+    """A fresh world, its picture and exactly `count` questions about it; worlds that offer fewer are passed over.
+
+    The world is one that a component of these categories needs, or of any theme where that one needs none.
+    """
     while True:
-        world, rendering = sample_scene(rng, split)
+        world, rendering = sample_scene(rng, split, THEMES.get(pick(rng, entries_of(categories))))
         asked = questions(rng, world, rendering, count, categories)
         if len(asked) == count:
             return world, rendering, asked

@@ -1,8 +1,12 @@
-"""The evaluator of mini goes on where the generator stands: its parts start from those of the generator (mini only)."""
+"""Models of mini that go on where others stand: an evaluator where a generator does, a SAM where a coarser one does."""
+
+from collections.abc import Mapping
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
+from segment_anything.modeling import Sam
 from torch import Tensor
+from torch.nn import functional
 from transformers import InternVLForConditionalGeneration, LlamaModel, LlavaForConditionalGeneration, Qwen2Model
 from transformers.models.llama.modeling_llama import LlamaMLP
 
@@ -87,3 +91,30 @@ def take_over_tower(to: InternVLForConditionalGeneration, of: LlavaForConditiona
         layer.lambda_2.fill_(1.0)
     to.model.multi_modal_projector.load_state_dict(of.model.multi_modal_projector.state_dict(), strict=False)
     to.model.multi_modal_projector.layer_norm.weight.fill_(spread)
+
+
+@torch.no_grad()
+def take_over_sam(to: Sam, of: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a SAM for a model that has as many layers and channels, but sees more or fewer patches.
+
+    Places are interpolated, and offsets between patches are looked up where they lie in the picture, so that the model
+    sees at first what it saw, in another resolution.
+    """
+    state, wanted = dict(of), to.state_dict()
+    places = "image_encoder.pos_embed"
+    grids = state[places].shape[1], wanted[places].shape[1]
+    channels_first = state[places].float().permute(0, 3, 1, 2)
+    stretched = functional.interpolate(channels_first, size=(grids[1],) * 2, mode="bicubic", align_corners=False)
+    state[places] = stretched.permute(0, 2, 3, 1)
+    for name in (name for name in state if ".attn.rel_pos_" in name):
+        state[name] = _offsets(state[name].float(), len(wanted[name]), grids[0] / grids[1])
+    return state
+
+
+def _offsets(table: Float[Tensor, "offsets c"], count: int, scale: float) -> Float[Tensor, "count c"]:
+    """A table of 2 r - 1 offsets between patches as one of `count`, each patch being `scale` old ones wide."""
+    at = (torch.arange(count) - count // 2) * scale + len(table) // 2
+    at = at.clamp(0, len(table) - 1)
+    below = at.floor().long().clamp(max=len(table) - 2)
+    looked_up: Tensor = torch.lerp(table[below], table[below + 1], (at - below)[:, None])
+    return looked_up

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from rea2seg.structures import Granularity
-from rea2seg.synth.programs import Described
+from rea2seg.synth.filters import Described
 from rea2seg.synth.proposals import Proposal, article, be
 from rea2seg.synth.vocabulary import COLOURS, HELD_OUT, PARTS, PLURALS
 from rea2seg.synth.worlds import Thing, World, pick

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -11,17 +12,43 @@ import torch
 from rea2seg.errors import InputError
 from rea2seg.structures import Granularity, Region, Sample
 from rea2seg.synth.descriptions import name
-from rea2seg.synth.queries import COMPONENTS, GRANULARITIES, NO_TARGET, Question, propose, propose_without_target
+from rea2seg.synth.queries import (
+    COMPONENTS,
+    GRANULARITIES,
+    NO_TARGET,
+    THEMES,
+    Entry,
+    Question,
+    propose,
+    propose_without_target,
+)
 from rea2seg.synth.render import SIDE, Rendering, look, render, sample_world
 from rea2seg.synth.vocabulary import PARTS, SPLITS
 from rea2seg.synth.worlds import World
+
+SHARES = {"discriminative": 279, "geometric": 396, "spatial": 270, "multi-step": 245, "attribute": 110}
+"""Questions of each category among 1,300: as many as ReasonSeg-SGDR has, and plain attribute questions beside them."""
+
+
+@cache
+def _turns() -> tuple[tuple[str, int], ...]:
+    """The category of each of the 1,300, spread evenly, and how many of that category come before it."""
+    asked: dict[str, int] = dict.fromkeys(SHARES, 0)
+    total, turns = sum(SHARES.values()), []
+    for index in range(total):
+        # The one that is furthest behind its share comes next.
+        category = max(SHARES, key=lambda name: SHARES[name] * (index + 1) / total - asked[name])
+        turns.append((category, asked[category]))
+        asked[category] += 1
+    return tuple(turns)
 
 
 @dataclass(frozen=True)
 class SgdrSynth:
     """One picture and one question per sample, made when asked for. `split`: `train`, `val`, `test` or `no_target`.
 
-    Components take turns, and within each of them the granularities: every prefix is as balanced as its length allows.
+    Categories come in fixed shares; in each of them components take turns, and in those the granularities: every prefix
+    is as balanced as its length allows.
     """
 
     split: str
@@ -44,20 +71,25 @@ class SgdrSynth:
         """The first `count` samples."""
         return (self.sample(index) for index in range(count))
 
-    def entry(self, index: int) -> tuple[tuple[str, str], Granularity]:
+    def entry(self, index: int) -> tuple[Entry, Granularity]:
         """What sample `index` asks for: (category, component) and granularity."""
-        entries = list(NO_TARGET if self.split == "no_target" else COMPONENTS)
-        turn, place = divmod(index, len(entries))
+        if self.split == "no_target":
+            return [*NO_TARGET][index % len(NO_TARGET)], "object"
+        rounds, place = divmod(index, len(_turns()))
+        category, before = _turns()[place]
+        components = [entry for entry in COMPONENTS if entry[0] == category]
+        turn, number = divmod(rounds * SHARES[category] + before, len(components))
+        if components[number] == ("multi-step", "part-instance"):
+            return components[number], "part"
         # Shifted by the component, so that one turn of all components mixes granularities.
-        granularity: Granularity = GRANULARITIES[(turn + 2 * place) % len(GRANULARITIES)]
-        return entries[place], "object" if self.split == "no_target" else granularity
+        return components[number], GRANULARITIES[(turn + 2 * number) % len(GRANULARITIES)]
 
     def draw(self, index: int) -> tuple[World, Rendering, Question]:
         """World, picture and question of sample `index`: worlds are drawn until one can be asked about as wanted."""
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
         entry, granularity = self.entry(index)
         while True:
-            world = sample_world(rng, self.split)
+            world = sample_world(rng, self.split, THEMES.get(entry, "plain"))
             rendering = render(world, self.side)
             seen = look(world, rendering)
             if self.split == "no_target":

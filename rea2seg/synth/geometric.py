@@ -4,9 +4,22 @@ import numpy as np
 
 from rea2seg.structures import Granularity
 from rea2seg.synth.descriptions import NUMBERS, ORDINALS
-from rea2seg.synth.programs import Attribute, Beside, Key, Ranked, Shared, Side
-from rea2seg.synth.proposals import Proposal, anchor, article, be, crowd, have, noun
-from rea2seg.synth.vocabulary import PLURALS
+from rea2seg.synth.filters import Beside, Shared
+from rea2seg.synth.measures import Attribute, Key, Side
+from rea2seg.synth.programs import Anchor, Ranked
+from rea2seg.synth.proposals import (
+    MIN_DISTRACTORS,
+    Few,
+    FindAnchor,
+    Proposal,
+    anchor,
+    article,
+    be,
+    crowd,
+    have,
+    noun,
+    ranking,
+)
 from rea2seg.synth.worlds import World, pick
 
 # The axis, the end from which one counts, and the words for that end.
@@ -27,57 +40,56 @@ def several(end: int, count: int) -> tuple[int, ...]:
 
 def relative_size(rng: np.random.Generator, world: World, granularity: Granularity) -> Proposal | None:
     """`the largest star`, `the second smallest cup`, `the two largest boxes`."""
-    chosen = crowd(rng, world, granularity)
-    if chosen is None:
-        return None
-    kind, total = chosen
+    return ranking(rng, world, granularity, by_size)
+
+
+def by_size(rng: np.random.Generator, few: Few, granularity: Granularity) -> Proposal | None:
+    """Some place in the order of sizes."""
     end, words = pick(rng, ((0, ("largest", "biggest")), (-1, ("smallest",))))
     word = pick(rng, words)
     if granularity == "group":
-        count = pick(rng, range(2, total - 1))
-        program = Ranked(kind, "size", several(end, count), f"{NUMBERS[count]} {words[0]}")
+        count = pick(rng, few.counts())
+        program = Ranked(few.kind, "size", several(end, count), f"{NUMBERS[count]} {words[0]}")
         named = f"{NUMBERS[count]} {word}"
-        return Proposal(program, (f"the {named} {PLURALS[kind]}",), (f"are the {named}",))
-    rank = pick(rng, (0, 0, 1))
+        return Proposal(program, (f"the {named} {few.plural}",), (f"are the {named}",))
+    rank = pick(rng, (0, 0, 1)) if few.total > 2 else 0
     before = "second " * rank
-    program = Ranked(kind, "size", (end - rank if end else rank,), before + words[0])
-    return Proposal(
-        program, (f"the {before}{word} {kind}",), (f"is the {before}{word}", f"is the {before}{word} of all")
-    )
+    program = Ranked(few.kind, "size", (end - rank if end else rank,), before + words[0])
+    clauses = (f"is the {before}{word}", f"is the {before}{word} of all")
+    return Proposal(program, (f"the {before}{word} {few.kind}",), clauses[: 1 if few.filtered else 2])
 
 
 def relative_position(rng: np.random.Generator, world: World, granularity: Granularity) -> Proposal | None:
     """`the star furthest to the left`, `the cup nearest to the centre of the image`, `all rings in the upper half`."""
-    chosen = crowd(rng, world, granularity)
-    if chosen is None:
-        return None
-    kind, total = chosen
+    return ranking(rng, world, granularity, by_position)
+
+
+def by_position(rng: np.random.Generator, few: Few, granularity: Granularity) -> Proposal | None:
+    """What lies at an end, in the middle or in a half of the image."""
     draw = rng.random()
-    if draw < 0.15:
-        return _central(kind, granularity)
-    if draw < (0.55 if granularity == "group" else 0.25):
-        return _half(rng, kind, granularity)
+    if draw < 0.15 and few.total > 2:
+        return _central(few, granularity)
+    if draw < (0.55 if granularity == "group" else 0.25) and not few.filtered:
+        return _half(rng, few.kind, granularity)
     key, end, side, extreme = pick(rng, _ENDS)
     far = f"furthest to the {side}" if key == "x" else f"closest to the {side} of the image"
     if granularity == "group":
-        count = pick(rng, range(2, total - 1))
-        program = Ranked(kind, key, several(end, count), f"{NUMBERS[count]} {extreme}")
-        many = f"{NUMBERS[count]} {PLURALS[kind]}"
-        phrases = (f"the {many} {far}", f"the {NUMBERS[count]} {extreme} {PLURALS[kind]}")
+        count = pick(rng, few.counts())
+        program = Ranked(few.kind, key, several(end, count), f"{NUMBERS[count]} {extreme}")
+        many = f"{NUMBERS[count]} {few.plural}"
+        phrases = (f"the {many} {far}", f"the {NUMBERS[count]} {extreme} {few.plural}")
         return Proposal(program, phrases, (f"are the {NUMBERS[count]} {far}",))
-    program = Ranked(kind, key, (end,), extreme)
-    return Proposal(program, (f"the {kind} {far}", f"the {extreme} {kind}"), (f"is {far}", f"is the {extreme}"))
+    program = Ranked(few.kind, key, (end,), extreme)
+    return Proposal(program, (f"the {few.kind} {far}", f"the {extreme} {few.kind}"), (f"is {far}", f"is the {extreme}"))
 
 
-def _central(kind: str, granularity: Granularity) -> Proposal:
+def _central(few: Few, granularity: Granularity) -> Proposal:
     middle = "the centre of the image"
     if granularity == "group":
-        program = Ranked(kind, "distance", (0, 1), "two nearest to the centre")
-        return Proposal(
-            program, (f"the two {PLURALS[kind]} nearest to {middle}",), (f"are the two nearest to {middle}",)
-        )
-    program = Ranked(kind, "distance", (0,), "nearest to the centre")
-    phrases = (f"the {kind} nearest to {middle}", f"the most central {kind}")
+        program = Ranked(few.kind, "distance", (0, 1), "two nearest to the centre")
+        return Proposal(program, (f"the two {few.plural} nearest to {middle}",), (f"are the two nearest to {middle}",))
+    program = Ranked(few.kind, "distance", (0,), "nearest to the centre")
+    phrases = (f"the {few.kind} nearest to {middle}", f"the most central {few.kind}")
     return Proposal(program, phrases, (f"is nearest to {middle}",))
 
 
@@ -91,48 +103,67 @@ def _half(rng: np.random.Generator, kind: str, granularity: Granularity) -> Prop
 
 def ordinal(rng: np.random.Generator, world: World, granularity: Granularity) -> Proposal | None:
     """`the second star from the left`, `the second and third cup from the top`."""
-    chosen = crowd(rng, world, granularity)
-    if chosen is None:
+    return ranking(rng, world, granularity, by_order)
+
+
+def by_order(rng: np.random.Generator, few: Few, granularity: Granularity) -> Proposal | None:
+    """A place that one must count to."""
+    if few.total < (4 if granularity == "group" else 3):
         return None
-    kind, total = chosen
     key, end, side, _ = pick(rng, _ENDS)
     origin = f"from the {side}"
     if granularity == "group":
-        first = pick(rng, range(1, total - 2))
+        first = pick(rng, range(1, few.total - 2))
         named = f"{ORDINALS[first]} and {ORDINALS[first + 1]}"
         places = (first, first + 1) if end == 0 else (-2 - first, -1 - first)
-        program = Ranked(kind, key, places, f"{named} from {side}")
-        phrases = (f"the {named} {kind} {origin}", f"the {named} {kind} counted {origin}")
+        program = Ranked(few.kind, key, places, f"{named} from {side}")
+        phrases = (f"the {named} {few.kind} {origin}", f"the {named} {few.kind} counted {origin}")
         return Proposal(program, phrases, (f"are the {named} {origin}",))
-    if total % 2 and rng.random() < 0.2:
-        return _middle(kind, total, key)
-    rank = pick(rng, range(1, total - 1))
-    program = Ranked(kind, key, (rank if end == 0 else -1 - rank,), f"{ORDINALS[rank]} from {side}")
-    phrases = (f"the {ORDINALS[rank]} {kind} {origin}", f"the {ORDINALS[rank]} {kind} counted {origin}")
+    if few.total % 2 and rng.random() < 0.2:
+        return _middle(few, key)
+    rank = pick(rng, range(1, few.total - 1))
+    program = Ranked(few.kind, key, (rank if end == 0 else -1 - rank,), f"{ORDINALS[rank]} from {side}")
+    phrases = (f"the {ORDINALS[rank]} {few.kind} {origin}", f"the {ORDINALS[rank]} {few.kind} counted {origin}")
     return Proposal(program, phrases, (f"is the {ORDINALS[rank]} {origin}", f"comes {ORDINALS[rank]} {origin}"))
 
 
-def _middle(kind: str, total: int, key: Key) -> Proposal:
+def _middle(few: Few, key: Key) -> Proposal:
     way = "from left to right" if key == "x" else "from top to bottom"
-    program = Ranked(kind, key, (total // 2,), "middle")
-    return Proposal(program, (f"the middle {kind} counted {way}",), (f"is the middle one {way}",))
+    program = Ranked(few.kind, key, (few.total // 2,), "middle")
+    return Proposal(program, (f"the middle {few.kind} counted {way}",), (f"is the middle one {way}",))
 
 
-def shared_attribute(rng: np.random.Generator, world: World, granularity: Granularity) -> Proposal | None:
+def shared_attribute(
+    rng: np.random.Generator, world: World, granularity: Granularity, find: FindAnchor = anchor
+) -> Proposal | None:
     """`the cup that has the same colour as the fish`, `the two stars that have the same colour`."""
     chosen = crowd(rng, world, granularity)
     if chosen is None:
         return None
-    kind, _ = chosen
-    if granularity == "group" and rng.random() < 0.3:
+    if granularity == "group" and find is anchor and rng.random() < 0.3:
         alike = "have the same colour as each other"
-        return Proposal(Shared(kind, "colour"), (f"the {PLURALS[kind]} that {alike}",), (alike,))
+        program = Shared(chosen.kind, "colour")
+        return Proposal(program, (f"the {chosen.plural} that {alike}",), (alike,))
     attribute = pick(rng, _SHAREABLE)
-    other = anchor(rng, world, kind, hidden=attribute)
-    # Nobody speaks of the pattern of a plain thing.
-    if other is None or (attribute == "texture" and world.things[other.index].texture == "plain"):
+    other = find(rng, world, chosen.kind, attribute)
+    if other is None or (attribute == "texture" and not _patterned(world, chosen.kind, other)):
         return None
-    word = "pattern" if attribute == "texture" else attribute
+    return alike_in(attribute, chosen.kind, other, granularity)
+
+
+def _patterned(world: World, kind: str, other: Anchor) -> bool:
+    """Whether a pattern can be asked for: not that of a plain thing, nor one that is told from all others at once."""
+    patterns = [thing.texture for thing in world.of_kind(kind) if thing.texture != "plain"]
+    return world.things[other.index].texture != "plain" and len(patterns) > MIN_DISTRACTORS
+
+
+_LOOKS: dict[Attribute, str] = {"texture": "pattern", "mark": "sign", "letters": "letters"}
+"""What people call an attribute, where that is another word."""
+
+
+def alike_in(attribute: Attribute, kind: str, other: Anchor, granularity: Granularity) -> Proposal:
+    """What looks like another thing in one respect."""
+    word = _LOOKS.get(attribute, attribute)
     things, own = noun(kind, granularity), "their" if granularity == "group" else "its"
     phrases = (
         f"{article(granularity)} {things} that {have(granularity)} the same {word} as the {other.name}",

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rea2seg.structures import Granularity
-from rea2seg.synth.programs import Anchor, Attribute, Program
+from rea2seg.synth.measures import Attribute
+from rea2seg.synth.programs import Anchor, Program
 from rea2seg.synth.vocabulary import PARTS, PLURALS
 from rea2seg.synth.worlds import World, pick
 
@@ -19,26 +20,62 @@ MIN_DISTRACTORS = 2
 
 @dataclass(frozen=True)
 class Proposal:
-    """A program and ways to say it: noun phrases (`the largest star`), and clauses after `Which star` (`is ...`)."""
+    """A program and ways to say it: noun phrases (`the largest star`), and clauses after `Which star` (`is ...`).
+
+    `pool` stands for the kind where a question describes what it selects from (`stars to the left of the ring`), and
+    `hint` is what the reasoning says of that first.
+    """
 
     program: Program
     phrases: tuple[str, ...]
     clauses: tuple[str, ...]
+    pool: str = ""
+    hint: str = ""
 
 
 Component = Callable[[np.random.Generator, World, Granularity], Proposal | None]
 """Proposes a question about a world, or None where this draw led nowhere. Its margins are checked afterwards."""
+FindAnchor = Callable[[np.random.Generator, World, str, Attribute | None], Anchor | None]
+"""Finds a thing of another kind than the given one to refer to, without naming the given attribute."""
 
 
-def crowd(rng: np.random.Generator, world: World, granularity: Granularity) -> tuple[str, int] | None:
-    """A kind with enough instances to ask about, and how many there are."""
+@dataclass(frozen=True)
+class Few:
+    """Things of one kind to select from: all in the picture, or, `filtered`, those that an earlier step left."""
+
+    kind: str
+    total: int
+    filtered: bool = False
+
+    @property
+    def plural(self) -> str:
+        return PLURALS[self.kind]
+
+    def counts(self) -> range:
+        """How many a group may be of; of a whole crowd it leaves `MIN_DISTRACTORS`."""
+        return range(2, self.total - (0 if self.filtered else MIN_DISTRACTORS - 1))
+
+
+def crowd(rng: np.random.Generator, world: World, granularity: Granularity) -> Few | None:
+    """A kind with enough instances to ask about."""
     least = MIN_DISTRACTORS + (2 if granularity == "group" else 1)
     counts = Counter(thing.kind for thing in world.things)
     kinds = [kind for kind, count in counts.items() if count >= least and (granularity != "part" or kind in PARTS)]
     if not kinds:
         return None
     kind = pick(rng, kinds)
-    return kind, counts[kind]
+    return Few(kind, counts[kind])
+
+
+def ranking(
+    rng: np.random.Generator,
+    world: World,
+    granularity: Granularity,
+    order: Callable[[np.random.Generator, Few, Granularity], Proposal | None],
+) -> Proposal | None:
+    """A question about the order of some crowd."""
+    chosen = crowd(rng, world, granularity)
+    return None if chosen is None else order(rng, chosen, granularity)
 
 
 def anchor(rng: np.random.Generator, world: World, kind: str, hidden: Attribute | None = None) -> Anchor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -13,33 +13,66 @@ from rea2seg.errors import InputError
 from rea2seg.structures import Granularity
 from rea2seg.synth.attribute import absent, described
 from rea2seg.synth.descriptions import cell, cells
+from rea2seg.synth.discriminative import camouflage, occlusion, thin_structures
 from rea2seg.synth.geometric import ordinal, relative_position, relative_size, shared_attribute
-from rea2seg.synth.programs import Program
+from rea2seg.synth.multi_step import (
+    all_needed,
+    common_sense,
+    comparison,
+    part_instance,
+    spatial_relation,
+    visual_detail,
+    written_letters,
+)
+from rea2seg.synth.programs import Anchor, Program
 from rea2seg.synth.proposals import MIN_DISTRACTORS, Component, Proposal, noun
 from rea2seg.synth.render import MIN_VISIBLE, Rendering, look
 from rea2seg.synth.spatial import counting, relation, relative_distance
 from rea2seg.synth.vocabulary import PARTS
-from rea2seg.synth.worlds import World, pick
+from rea2seg.synth.worlds import Theme, World, pick
 
-COMPONENTS: dict[tuple[str, str], Component] = {
+Entry = tuple[str, str]
+"""A category and a component of it."""
+
+COMPONENTS: dict[Entry, Component] = {
+    ("discriminative", "camouflage"): camouflage,
+    ("discriminative", "occlusion"): occlusion,
+    ("discriminative", "thin structures"): thin_structures,
     ("geometric", "relative size"): relative_size,
-    ("spatial", "relation"): relation,
     ("geometric", "relative position"): relative_position,
-    ("spatial", "relative distance"): relative_distance,
     ("geometric", "ordinal"): ordinal,
-    ("spatial", "counting"): counting,
     ("geometric", "shared attributes"): shared_attribute,
+    ("spatial", "relation"): relation,
+    ("spatial", "relative distance"): relative_distance,
+    ("spatial", "counting"): counting,
+    ("multi-step", "part-instance"): part_instance,
+    ("multi-step", "visual detail"): visual_detail,
+    ("multi-step", "written letters"): written_letters,
+    ("multi-step", "spatial relation"): spatial_relation,
+    ("multi-step", "comparison"): comparison,
+    ("multi-step", "common sense"): common_sense,
     ("attribute", "attribute"): described,
 }
-"""What asks for (category, component), in the order in which a dataset takes turns."""
-NO_TARGET: dict[tuple[str, str], Component] = {
+"""What asks for (category, component)."""
+NO_TARGET: dict[Entry, Component] = {
     ("spatial", "relation"): relation,
     ("geometric", "shared attributes"): shared_attribute,
+    ("discriminative", "camouflage"): camouflage,
     ("spatial", "counting"): counting,
     ("attribute", "attribute"): absent,
 }
-"""The same for questions that nothing in the picture answers."""
+"""The same for questions that nothing in the picture answers, in the order in which a dataset takes turns."""
+THEMES: dict[Entry, Theme] = {
+    ("discriminative", "camouflage"): "camouflage",
+    ("discriminative", "occlusion"): "occlusion",
+    ("discriminative", "thin structures"): "thin",
+    ("multi-step", "visual detail"): "marks",
+    ("multi-step", "written letters"): "letters",
+}
+"""The worlds that some components need; a dataset asks the others in plain worlds, training in any."""
 CATEGORIES = tuple(dict.fromkeys(category for category, _ in COMPONENTS))
+RELATIONAL = ("geometric", "spatial", "multi-step")
+"""The categories whose targets cannot be named by what they look like themselves."""
 GRANULARITIES: tuple[Granularity, ...] = ("object", "group", "object", "part", "object")
 """One turn of granularities: 60% objects, 20% groups, 20% parts."""
 
@@ -72,7 +105,15 @@ class Question:
 
     def record(self) -> dict[str, Any]:
         """The program as JSON-able data."""
-        return {"operation": type(self.program).__name__, **asdict(self.program), "part": self.part}
+        return {**_record(self.program), "part": self.part}
+
+
+def _record(step: Any) -> dict[str, Any]:
+    """A program, or what it refers to, with the programs inside it."""
+    values = {field.name: getattr(step, field.name) for field in fields(step)}
+    nested = {name: _record(value) for name, value in values.items() if is_dataclass(value)}
+    operation = {} if isinstance(step, Anchor) else {"operation": type(step).__name__}
+    return {**operation, **values, **nested}
 
 
 def part_id(part: str) -> int:
@@ -91,7 +132,9 @@ def _acceptable(proposal: Proposal, category: str, granularity: Granularity, wor
         return None
     # The reasoning names things by their cells, so no two of those it lists may share one.
     listed = [world.things[index] for index in target] if kind is None else pool
-    return target if len({cell(world, thing) for thing in listed}) == len(listed) else None
+    if len({cell(world, thing) for thing in listed}) < len(listed):
+        return None
+    return target if all_needed(proposal, target, world) else None
 
 
 def _visible_part(rng: np.random.Generator, world: World, rendering: Rendering, index: int) -> str | None:
@@ -114,7 +157,7 @@ def _worded(rng: np.random.Generator, proposal: Proposal, granularity: Granulari
     elif proposal.clauses and rng.random() < 0.35:
         kind = noun(proposal.program.kind, granularity) if proposal.program.kind else "thing"
         kind = "things" if kind == "thing" and granularity == "group" else kind
-        return f"Which {kind} {pick(rng, proposal.clauses)}?"
+        return f"Which {f'of the {proposal.pool}' if proposal.pool else kind} {pick(rng, proposal.clauses)}?"
     are = "are" if granularity == "group" else "is"
     forms = ("{}", "{}", "{}", "Please segment {}.", "Segment {}.", "Find {}.", f"Where {are} {{}}?", "Show me {}.")
     return pick(rng, forms).format(phrase)
@@ -124,7 +167,7 @@ def propose(
     rng: np.random.Generator,
     seen: World,
     rendering: Rendering,
-    entry: tuple[str, str],
+    entry: Entry,
     granularity: Granularity,
 ) -> Question | None:
     """A question of one component and granularity about a world as it is seen; None if some draws led nowhere."""
@@ -138,13 +181,13 @@ def propose(
             continue
         answer = cells(seen, [seen.things[index] for index in target])
         answer = f"{part} of {answer}" if part else answer
-        reasoning = f"{proposal.program.reasoning(seen)} answer: {answer}."
+        reasoning = f"{proposal.hint}{proposal.program.reasoning(seen)} answer: {answer}."
         text = _worded(rng, proposal, granularity, part)
         return Question(text, *entry, granularity, target, part, reasoning, proposal.program)
     return None
 
 
-def propose_without_target(rng: np.random.Generator, seen: World, entry: tuple[str, str]) -> Question | None:
+def propose_without_target(rng: np.random.Generator, seen: World, entry: Entry) -> Question | None:
     """A question that nothing in the picture answers; None if some draws led nowhere."""
     for _ in range(_TRIES):
         proposal = NO_TARGET[entry](rng, seen, "object")
@@ -167,16 +210,26 @@ def questions(
     `categories` may hold names of components too; what is named twice is asked for twice as often. Raises InputError
     for other names.
     """
-    known = {name for entry in COMPONENTS for name in entry}
-    if unknown := [name for name in categories if name not in known]:
-        raise InputError(f"{unknown[0]!r} is no category or component of SGDR-Synth, only {', '.join(sorted(known))}")
-    entries = [entry for entry in COMPONENTS for name in categories if name in entry]
+    entries = [entry for entry in entries_of(categories) if THEMES.get(entry, world.theme) == world.theme]
+    # What can be asked only here is asked more often here.
+    entries += [entry for entry in entries if entry in THEMES] * 4
     seen = look(world, rendering)
     found: dict[str, Question] = {}
     for _ in range(4 * count):
-        if len(found) == count:
+        if len(found) == count or not entries:
             break
         question = propose(rng, seen, rendering, pick(rng, entries), pick(rng, GRANULARITIES))
         if question is not None:
             found[question.text] = question
     return list(found.values())
+
+
+def entries_of(categories: Sequence[str]) -> list[Entry]:
+    """The components of these categories; names of components count too, and what is named twice comes twice.
+
+    Raises InputError for other names.
+    """
+    known = {name for entry in COMPONENTS for name in entry}
+    if unknown := [name for name in categories if name not in known]:
+        raise InputError(f"{unknown[0]!r} is no category or component of SGDR-Synth, only {', '.join(sorted(known))}")
+    return [entry for entry in COMPONENTS for name in categories if name in entry]

@@ -7,15 +7,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
+from rea2seg.synth.glyphs import inked
 from rea2seg.synth.shapes import EXTENT, OUTLINES, Field
 from rea2seg.synth.textures import add_noise, background, paint
-from rea2seg.synth.vocabulary import COLOURS, PARTS, SPLITS
-from rea2seg.synth.worlds import Thing, World, draw_world
+from rea2seg.synth.vocabulary import CAMOUFLAGED, COLOURS, FACES, PARTS, SPLITS
+from rea2seg.synth.worlds import THEMES, Theme, Thing, World, draw_world, pick
 
 SIDE = 256
 """Default long side of a picture in pixels."""
 MIN_VISIBLE = 0.6
 """The share of its pixels that every thing shows. Ours: with more than half in sight, kind and size can be told."""
+MIN_VISIBLE_OCCLUDED = 0.45
+"""The same where things are hidden on purpose. Ours: what is left of an outline still tells the kind."""
 MIN_PIXELS = 40
 """The visible pixels of every thing at the default long side. Ours: in fewer, texture and outline cannot be told."""
 
@@ -30,13 +33,14 @@ class Rendering:
 
     `instance_ids` is 0 on the background and i + 1 on thing i. `part_ids` is 0 on the background, 1 on the first part
     or on a thing without parts, 2 on the second part. `areas` counts the pixels of (first part, second part) of every
-    thing before anything in front hides them.
+    thing before anything in front hides them, `hidden[i, j]` those of thing i that thing j hides.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
     instance_ids: UInt8[np.ndarray, "h w"]
     part_ids: UInt8[np.ndarray, "h w"]
     areas: Int64[np.ndarray, "n 2"]
+    hidden: Int64[np.ndarray, "n n"]
 
     def visible_areas(self) -> Int64[np.ndarray, "n 2"]:
         """The pixels of (first part, second part) of every thing that can be seen."""
@@ -88,18 +92,28 @@ def _shade(thing: Thing, window: _Window, light: tuple[float, float], first: Fie
     return np.broadcast_to(shade, first.shape)
 
 
-def _stamp(
-    thing: Thing, window: _Window, whole: Field, first: Field, ids: UInt8[np.ndarray, "2 height width"]
-) -> tuple[int, int]:
-    """Write a thing into the instance and part ids; returns the pixels of its two parts."""
-    inside = whole < 0
-    first_part = inside & (first < 0) if thing.kind in PARTS else inside
-    instance, part = ids[:, window.rows, window.cols]
-    instance[inside] = thing.index + 1
-    part[inside] = 2
-    part[first_part] = 1
-    total, first_count = int(np.count_nonzero(inside)), int(np.count_nonzero(first_part))
-    return first_count, total - first_count
+class _Layers:
+    """Instance and part ids while things are stamped into them, the farthest first, and what is counted on the way."""
+
+    def __init__(self, count: int, height: int, width: int) -> None:
+        self.ids = np.zeros((2, height, width), np.uint8)
+        self.areas = np.zeros((count, 2), np.int64)
+        self.hidden = np.zeros((count, count), np.int64)
+
+    def stamp(self, thing: Thing, window: _Window, whole: Field, first: Field) -> None:
+        """Write a thing over what lies behind it."""
+        inside = whole < 0
+        first_part = inside & (first < 0) if thing.kind in PARTS else inside
+        instance, part = self.ids[:, window.rows, window.cols]
+        self.hidden[:, thing.index] = np.bincount(instance[inside], minlength=len(self.areas) + 1)[1:]
+        instance[inside] = thing.index + 1
+        part[inside] = 2
+        part[first_part] = 1
+        total, first_count = int(np.count_nonzero(inside)), int(np.count_nonzero(first_part))
+        self.areas[thing.index] = first_count, total - first_count
+
+    def visible(self) -> Int64[np.ndarray, "n 2"]:
+        return _visible_areas(self.ids[0], self.ids[1], len(self.areas))
 
 
 def _blend(
@@ -113,12 +127,36 @@ def _blend(
     """Paint a thing over the canvas with smooth edges."""
     radius = thing.radius * max(canvas.shape[1:])
     shade = _shade(thing, window, world.light, first)
-    period = max(0.027 / thing.radius, 0.3)
-    pixels = paint(COLOURS[thing.colour], shade, thing.texture, window.u, window.v, period)
     depth = whole * -radius
-    pixels *= np.where(depth < 1.4, np.float32(_OUTLINE_SHADE), np.float32(1))
     under = canvas[:, window.rows, window.cols]
+    if thing.colour == CAMOUFLAGED:
+        pixels = under * _like_the_ground(thing, shade, depth)
+    else:
+        period = max(0.027 / thing.radius, 0.3)
+        pixels = paint(COLOURS[thing.colour], shade, thing.texture, window.u, window.v, period)
+        pixels *= np.where(depth < 1.4, np.float32(_OUTLINE_SHADE), np.float32(1))
+        _write(thing, window, pixels)
     under += (pixels - under) * np.clip(depth + 0.5, 0, 1)
+
+
+def _like_the_ground(thing: Thing, shade: Field, depth: Field) -> Field:
+    """How much brighter or darker than the ground a camouflaged thing is, pixel by pixel."""
+    tone = 1.13 if thing.mirrored else 0.87
+    outline = np.where(depth < 1.4, np.float32(0.86), np.float32(1))
+    faint: Field = (tone + 0.6 * (shade - 1)) * outline
+    return faint.astype(np.float32)
+
+
+def _write(thing: Thing, window: _Window, pixels: Float32[np.ndarray, "3 h w"]) -> None:
+    """Put the mark or the letters of a thing onto its surface, dark on bright colours and bright on dark ones."""
+    text = thing.mark or thing.letters
+    if text:
+        flip = np.float32(-1 if thing.mirrored else 1)
+        u, v, width = FACES[thing.kind]
+        red, green, blue = COLOURS[thing.colour]
+        ink = 24.0 if 2 * red + 5 * green + blue > 8 * 105 else 248.0
+        # Mirrored things are written on like others: what is to be read keeps its sides.
+        pixels[:, inked(text, window.u * flip - np.float32(u) * flip, window.v - np.float32(v), width)] = ink
 
 
 def _extent(world: World, side: int) -> tuple[int, int]:
@@ -131,14 +169,13 @@ def render(world: World, side: int = SIDE) -> Rendering:
     height, width = _extent(world, side)
     rng = np.random.default_rng(world.seed)
     canvas = background(rng, height, width)
-    ids = np.zeros((2, height, width), np.uint8)
-    areas = np.zeros((len(world.things), 2), np.int64)
+    layers = _Layers(len(world.things), height, width)
     for thing in sorted(world.things, key=lambda thing: -thing.depth):
         window = _window(thing, side, height, width)
         whole, first = OUTLINES[thing.kind](window.u, window.v)
-        areas[thing.index] = _stamp(thing, window, whole, first, ids)
+        layers.stamp(thing, window, whole, first)
         _blend(thing, window, world, whole, first, canvas)
-    return Rendering(add_noise(rng, canvas), ids[0], ids[1], areas)
+    return Rendering(add_noise(rng, canvas), layers.ids[0], layers.ids[1], layers.areas, layers.hidden)
 
 
 def _visible_areas(
@@ -153,22 +190,30 @@ def _all_visible(world: World) -> bool:
     """Whether everything shows enough of itself, judged on ids alone at a coarser scale (with a reserve for that)."""
     side = 128
     height, width = _extent(world, side)
-    ids = np.zeros((2, height, width), np.uint8)
-    areas = np.zeros((len(world.things), 2), np.int64)
+    layers = _Layers(len(world.things), height, width)
     for thing in sorted(world.things, key=lambda thing: -thing.depth):
         window = _window(thing, side, height, width)
-        areas[thing.index] = _stamp(thing, window, *OUTLINES[thing.kind](window.u, window.v), ids)
-    visible, whole = _visible_areas(ids[0], ids[1], len(areas)).sum(1), areas.sum(1)
+        layers.stamp(thing, window, *OUTLINES[thing.kind](window.u, window.v))
+    visible, whole = layers.visible().sum(1), layers.areas.sum(1)
+    least = MIN_VISIBLE_OCCLUDED if world.theme == "occlusion" else MIN_VISIBLE
     enough = visible * (SIDE / side) ** 2 >= 1.2 * MIN_PIXELS
-    return bool(np.all((visible >= (MIN_VISIBLE + 0.05) * whole) & enough))
+    return bool(np.all((visible >= (least + 0.05) * whole) & enough))
 
 
-def sample_world(rng: np.random.Generator, split: str) -> World:
-    """A random world in which everything can be seen. Only `test` shows the held-out combinations."""
+_ANY_THEME: tuple[Theme, ...] = (*THEMES, "plain", "plain", "plain", "plain")
+"""Every second world is a plain one, because most questions can be asked there."""
+
+
+def sample_world(rng: np.random.Generator, split: str, theme: Theme | None = None) -> World:
+    """A random world in which everything can be seen, of any theme if none is given.
+
+    Only `test` shows the held-out combinations.
+    """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}, expected one of {', '.join(SPLITS)}")
+    chosen = pick(rng, _ANY_THEME) if theme is None else theme
     while True:
-        world = draw_world(rng, novel=split == "test")
+        world = draw_world(rng, novel=split == "test", theme=chosen)
         if world is not None and _all_visible(world):
             return world
 
@@ -190,4 +235,6 @@ def look(world: World, rendering: Rendering) -> World:
         )
         for thing in world.things
     )
-    return replace(world, width=width / side, height=height / side, things=things)
+    shares = rendering.hidden / rendering.areas.sum(1, keepdims=True)
+    hidden = tuple(tuple(float(share) for share in row) for row in shares)
+    return replace(world, width=width / side, height=height / side, things=things, hidden=hidden)

@@ -1,4 +1,4 @@
-"""The outlines of the ten kinds, as functions of local coordinates.
+"""The outlines of the kinds, as functions of local coordinates.
 
 A thing fills about the unit disc: u runs to the right, v downwards, one unit is its radius. Each function returns two
 fields that are negative inside and grow about as fast as the distance: the whole thing, and its first part (which
@@ -121,6 +121,39 @@ def key(u: Field, v: Field) -> Outline:
     return np.minimum(head, shaft), u + 0.16
 
 
+_STROKE = 0.15
+"""The width of a stroke of the thin kinds. Ours: three to five pixels of 256."""
+
+
+def hook(u: Field, v: Field) -> Outline:
+    eye = _hoop(u - 0.25, v + 0.88, 0.16, _STROKE)
+    shaft = _block(u - 0.25, v + 0.14, _STROKE / 2, 0.6)
+    bend = np.maximum(_hoop(u + 0.15, v - 0.45, 0.4, _STROKE), 0.45 - v)
+    barb = _block(u + 0.55, v - 0.3, _STROKE / 2, 0.16)
+    whole = np.minimum(np.minimum(eye, shaft), np.minimum(bend, barb))
+    return whole, whole
+
+
+def ladder(u: Field, v: Field) -> Outline:
+    rails = _block(np.abs(u) - 0.4, v, _STROKE / 2, 1.05)
+    # Rungs half a unit apart: the distance to the nearest of four.
+    rung = np.abs(np.abs(v) - 0.5) - 0.25
+    rungs = _block(u, np.abs(rung), 0.4, _STROKE / 2)
+    whole = np.minimum(rails, rungs)
+    return whole, whole
+
+
+def fork(u: Field, v: Field) -> Outline:
+    """First part: the prongs."""
+    shank = _block(u, v - 0.45, _STROKE / 2, 0.6)
+    bar = _block(u, v + 0.22, 0.45, _STROKE / 2)
+    outer = _block(np.abs(u) - 0.375, v + 0.6, _STROKE / 2, 0.45)
+    middle = _block(u, v + 0.6, _STROKE / 2, 0.45)
+    prongs = np.minimum(np.minimum(outer, middle), bar)
+    return np.minimum(prongs, shank), v + 0.145
+
+
 OUTLINES: dict[str, Callable[[Field, Field], Outline]] = {
-    outline.__name__: outline for outline in (ball, box, triangle, star, ring, cup, mushroom, house, fish, key)
+    outline.__name__: outline
+    for outline in (ball, box, triangle, star, ring, cup, mushroom, house, fish, key, hook, ladder, fork)
 }

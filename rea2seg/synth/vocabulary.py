@@ -1,9 +1,12 @@
 """The words of SGDR-Synth: what things there are, how they may look, and what only the test split shows."""
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same seed gives other pixels or other samples."""
 
-SPLITS = ("train", "val", "test", "no_target")
+SIZES_OF_SPLITS: dict[str, int | None] = {"train": None, "val": 400, "test": 1300, "no_target": 200}
+"""How many samples belong to a split; training has no end. Test holds as many of each category as ReasonSeg-SGDR, and
+110 `attribute` questions beside them."""
+SPLITS = tuple(SIZES_OF_SPLITS)
 
 PARTS: dict[str, tuple[str, str]] = {
     "cup": ("handle", "body"),
@@ -11,8 +14,10 @@ PARTS: dict[str, tuple[str, str]] = {
     "house": ("roof", "wall"),
     "fish": ("tail", "body"),
     "key": ("head", "shaft"),
+    "fork": ("prongs", "shank"),
 }
-"""The kinds that have parts; every pixel of such a thing belongs to one of the two."""
+"""The kinds that have parts; every pixel of such a thing belongs to one of the two. No name is a first part of one kind
+and a second part of another."""
 
 PLURALS: dict[str, str] = {
     "ball": "balls",
@@ -25,8 +30,27 @@ PLURALS: dict[str, str] = {
     "house": "houses",
     "fish": "fish",
     "key": "keys",
+    "hook": "hooks",
+    "ladder": "ladders",
+    "fork": "forks",
 }
 KINDS = tuple(PLURALS)
+THIN = ("hook", "ladder", "fork")
+"""The kinds that are made of strokes of a few pixels."""
+
+RIDDLES: dict[str, tuple[str, str]] = {
+    "ball": ("thing one plays football with", "things one plays football with"),
+    "box": ("shape with four equal sides", "shapes with four equal sides"),
+    "triangle": ("shape with three corners", "shapes with three corners"),
+    "star": ("shape with five points", "shapes with five points"),
+    "ring": ("thing one wears on a finger", "things one wears on a finger"),
+    "cup": ("thing one drinks from", "things one drinks from"),
+    "mushroom": ("thing that grows in a forest", "things that grow in a forest"),
+    "house": ("building one lives in", "buildings one lives in"),
+    "fish": ("animal that swims", "animals that swim"),
+    "key": ("thing that opens a lock", "things that open a lock"),
+}
+"""A kind as common sense describes it, for one and for several."""
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (208, 34, 40),
@@ -39,11 +63,29 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (238, 238, 238),
 }
 """RGB before light and texture."""
+CAMOUFLAGED = "camouflaged"
+"""The colour of things that look like the ground they lie on."""
 
 SIZES: dict[str, tuple[float, float]] = {"small": (0.05, 0.059), "medium": (0.076, 0.088), "large": (0.113, 0.128)}
 """The range of radii for each word, in long sides of the image. Neighbours differ by a factor of 1.27 or more."""
+SPACIOUS = ("medium", "large")
+"""The sizes at which strokes, marks and letters can be made out."""
 
 TEXTURES = ("plain", "striped", "dotted")
+
+MARKS = ("cross", "diamond", "crescent")
+"""What may be painted on a thing."""
+FACES: dict[str, tuple[float, float, float]] = {
+    "ball": (0.0, 0.0, 1.2),
+    "box": (0.0, 0.0, 1.4),
+    "cup": (-0.25, 0.0, 1.0),
+    "house": (0.0, 0.35, 1.2),
+    "star": (0.0, 0.05, 0.7),
+    "triangle": (0.0, 0.25, 0.8),
+}
+"""Where a kind can be painted or written on: the middle (u, v) and the width, in units of its radius."""
+WRITABLE = ("ball", "box", "cup", "house")
+"""The kinds that may bear letters."""
 
 HELD_OUT: frozenset[tuple[str, str]] = frozenset(
     {
@@ -55,6 +97,9 @@ HELD_OUT: frozenset[tuple[str, str]] = frozenset(
         ("mushroom", "blue"),
         ("fish", "red"),
         ("key", "white"),
+        ("hook", "red"),
+        ("ladder", "cyan"),
+        ("fork", "purple"),
     }
 )
 """Combinations of kind and colour that occur in the test split and in no other."""

@@ -16,7 +16,9 @@ from rea2seg.errors import InputError
 from rea2seg.structures import Sample
 from rea2seg.synth import SgdrSynth
 from rea2seg.synth.__main__ import main
+from rea2seg.synth.dataset import SHARES
 from rea2seg.synth.queries import COMPONENTS, Question
+from rea2seg.synth.vocabulary import SIZES_OF_SPLITS
 
 
 @cache
@@ -29,20 +31,34 @@ def drawn() -> list[tuple[Question, float]]:
 def test_the_same_seed_writes_the_same_file(tmp_path: Path) -> None:
     write_native(SgdrSynth("test").samples(24), tmp_path)
     digest = hashlib.sha256((tmp_path / "samples.jsonl").read_bytes()).hexdigest()
-    assert digest == "43490197cd370f0634b86dfdbbfa628163a0c3f496dee4146baee2374d8ecb66", (
+    assert digest == "6e1fb698d99fa4f07aae39b61ad9aac30acd30db77c368aa1544d8d126e03a56", (
         "other samples: raise VERSION and write the new digest here"
     )
 
 
-def test_every_prefix_is_stratified() -> None:
-    dataset, turn = SgdrSynth("test"), len(COMPONENTS)
-    entries = [dataset.entry(index) for index in range(40)]
-    for start in range(0, 40, turn):
-        assert {entry for entry, _ in entries[start : start + turn]} == set(COMPONENTS)
-    assert Counter(granularity for _, granularity in entries) == {"object": 24, "group": 8, "part": 8}
-    for component in COMPONENTS:
-        own = {granularity for entry, granularity in entries if entry == component}
-        assert own == {"object", "group", "part"}
+def test_the_test_split_has_the_proportions_of_the_paper() -> None:
+    entries = [SgdrSynth("test").entry(index)[0] for index in range(SIZES_OF_SPLITS["test"] or 0)]
+    categories = Counter(category for category, _ in entries)
+    assert categories == {"discriminative": 279, "geometric": 396, "spatial": 270, "multi-step": 245, "attribute": 110}
+    assert set(entries) == set(COMPONENTS)
+
+
+@pytest.mark.parametrize("length", [40, 130, 400, 1300])
+def test_every_prefix_is_stratified(length: int) -> None:
+    entries = [SgdrSynth("test").entry(index) for index in range(length)]
+    asked = Counter(category for (category, _), _ in entries)
+    for category, share in SHARES.items():
+        assert abs(asked[category] - share * length / 1300) <= 1
+        of_it = Counter(component for (own, component), _ in entries if own == category)
+        assert max(of_it.values()) - min(of_it.values()) <= 1
+    if length >= 130:
+        granularities = Counter(granularity for _, granularity in entries)
+        assert min(granularities["part"], granularities["group"]) >= 0.15 * length
+
+
+def test_training_has_no_end_and_goes_on_in_the_same_proportions() -> None:
+    again = [SgdrSynth("train").entry(index)[0][0] for index in range(1300, 2600)]
+    assert again == [SgdrSynth("train").entry(index)[0][0] for index in range(1300)]
 
 
 def test_questions_are_what_the_plan_says() -> None:

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from rea2seg.synth.programs import Anchor, Beside, Counted, Described, Program, Ranked, Shared
+from rea2seg.synth.filters import Beside, Counted, Described, Overlapping, Shared
+from rea2seg.synth.programs import Anchor, Program, Ranked
 from rea2seg.synth.worlds import Thing, World
 
 
@@ -150,3 +151,92 @@ def test_distances_must_agree_between_centres_and_edges() -> None:
     smaller = replace(world, things=tuple(replace(thing, radius=0.05) for thing in world.things))
     near = replace(smaller, things=tuple(replace(t, y=0.2) if t.index == 1 else t for t in smaller.things))
     assert Ranked("star", "distance", (0,), "closest", HOUSE).targets(near) is not None
+
+
+LETTERS = replace(
+    STARS_AND_CUPS,
+    things=tuple(
+        replace(thing, letters=letters, mark=mark)
+        for thing, letters, mark in zip(
+            STARS_AND_CUPS.things,
+            ("KO", "A", "TEX", "A", "", "", "", "ZIPS"),
+            ("cross", "cross", "", "cross", "", "", "", "diamond"),
+            strict=True,
+        )
+    ),
+)
+LARGEST_STAR = Ranked("star", "size", (0,), "largest")
+CHAINS: list[tuple[Program, tuple[int, ...], str]] = [
+    (
+        Ranked("star", "size", (0,), "largest", among=Described("star", mark="cross")),
+        (1,),
+        "stars: b1 cross, e2 cross, f7, j7 diamond. cross: b1, e2. stars by size: e2, b1. largest: e2.",
+    ),
+    (
+        Ranked("star", "x", (-1,), "rightmost", among=Beside("star", "left", BALL)),
+        (2,),
+        "yellow ball: h8. stars from left: b1, e2, f7, j7. left of h8: b1, e2, f7. "
+        "stars from left: b1, e2, f7. rightmost: f7.",
+    ),
+    (
+        Ranked("cup", "distance", (0,), "closest", Anchor(2, "largest star", LARGEST_STAR)),
+        (5,),
+        "stars by size: f7, e2, j7, b1. largest: f7. largest star: f7. cups from nearest: a8, i1. closest: a8.",
+    ),
+    (
+        Ranked("star", "letters", (0,), "most"),
+        (7,),
+        "stars by letters: j7 ZIPS, f7 TEX, b1 KO, e2 A. most: j7.",
+    ),
+    (
+        Shared("star", "mark", Anchor(3, "house")),
+        (0, 1),
+        "house: d4 cross. stars: b1 cross, e2 cross, f7 none, j7 diamond. same mark: b1, e2.",
+    ),
+    (Described("star", letters="A"), (1,), "stars: b1 KO, e2 A, f7 TEX, j7 ZIPS. A: e2."),
+]
+
+
+@pytest.mark.parametrize(("program", "answer", "reasoning"), CHAINS)
+def test_steps_follow_each_other(program: Program, answer: tuple[int, ...], reasoning: str) -> None:
+    assert program.targets(LETTERS) == answer
+    assert program.reasoning(LETTERS) == reasoning
+
+
+def hidden_by(*shares: tuple[int, int, float]) -> World:
+    """The plan with some shares of things hidden: (back, front, share)."""
+    count = len(STARS_AND_CUPS.things)
+    table = [[0.0] * count for _ in range(count)]
+    for back, front, share in shares:
+        table[back][front] = share
+    return replace(STARS_AND_CUPS, hidden=tuple(map(tuple, table)))
+
+
+def test_what_is_hidden_lies_behind_what_hides_it() -> None:
+    world = hidden_by((1, 3, 0.3), (6, 2, 0.4))
+    assert Overlapping("star", "behind", HOUSE).targets(world) == (1,)
+    assert Overlapping("star", "in front of", BALL).targets(world) == (2,)
+    assert Overlapping("star", "behind").targets(world) == (1,)
+    assert Overlapping("star", "behind", BALL).targets(world) == ()
+    assert Overlapping("star", "behind", HOUSE).reasoning(world) == (
+        "house: d4. stars from left: b1, e2, f7, j7. behind d4: e2."
+    )
+
+
+def test_a_touch_hides_neither_clearly_nor_nothing() -> None:
+    assert Overlapping("star", "behind").targets(hidden_by((1, 3, 0.01))) == ()
+    assert Overlapping("star", "behind").targets(hidden_by((1, 3, 0.06))) is None
+    assert Overlapping("star", "behind").targets(hidden_by((1, 3, 0.06), (1, 2, 0.2))) == (1,)
+
+
+def test_things_without_letters_cannot_be_compared_by_them() -> None:
+    assert Ranked("cup", "letters", (0,), "most").targets(LETTERS) is None
+
+
+def test_what_has_no_mark_shares_none() -> None:
+    assert Shared("star", "mark", BALL).targets(LETTERS) is None
+
+
+def test_a_place_beyond_the_end_selects_nothing() -> None:
+    few = Ranked("star", "x", (2,), "third from left", among=Described("star", mark="cross"))
+    assert few.targets(LETTERS) is None

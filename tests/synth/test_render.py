@@ -7,9 +7,21 @@ from functools import cache
 import numpy as np
 import pytest
 
-from rea2seg.synth.render import MIN_PIXELS, MIN_VISIBLE, Rendering, look, render, sample_world
-from rea2seg.synth.vocabulary import COLOURS, HELD_OUT, KINDS, PARTS, SIZES
-from rea2seg.synth.worlds import World
+from rea2seg.synth.glyphs import ALPHABET, inked
+from rea2seg.synth.render import MIN_PIXELS, MIN_VISIBLE, MIN_VISIBLE_OCCLUDED, Rendering, look, render, sample_world
+from rea2seg.synth.vocabulary import (
+    CAMOUFLAGED,
+    COLOURS,
+    FACES,
+    HELD_OUT,
+    KINDS,
+    MARKS,
+    PARTS,
+    SIZES,
+    THIN,
+    WRITABLE,
+)
+from rea2seg.synth.worlds import THEMES, Theme, World
 
 
 @cache
@@ -25,7 +37,7 @@ def test_the_same_seed_gives_the_same_pixels_everywhere() -> None:
         rendering = render(sample_world(np.random.default_rng(seed), "test"))
         for array in (rendering.image, rendering.instance_ids, rendering.part_ids):
             digest.update(np.ascontiguousarray(array).tobytes())
-    assert digest.hexdigest() == "9ddc69f7b9377f2ee2e4c6fe224934fb6f447a42d04eecd9e4976c3733ac2b9a", (
+    assert digest.hexdigest() == "5f64a78f151bcf700eb228e49d9a91fd8f096cbb19180fb9d25cbb4a3b368e8c", (
         "other pixels: raise VERSION and write the new digest here"
     )
 
@@ -41,7 +53,9 @@ def test_pictures_have_the_promised_shapes() -> None:
 def test_every_thing_shows_enough_of_itself() -> None:
     for world, rendering in pictures():
         visible = rendering.visible_areas().sum(1)
-        assert (visible >= MIN_VISIBLE * rendering.areas.sum(1)).all()
+        least = MIN_VISIBLE_OCCLUDED if world.theme == "occlusion" else MIN_VISIBLE
+        assert (visible >= least * rendering.areas.sum(1)).all()
+        assert np.array_equal(rendering.hidden.sum(1), rendering.areas.sum(1) - visible)
         assert (visible >= MIN_PIXELS).all()
         assert len(visible) == len(world.things)
 
@@ -76,6 +90,62 @@ def test_a_larger_picture_shows_the_same_world() -> None:
     np.testing.assert_allclose(shares[0], shares[1], rtol=0.08)
 
 
+@cache
+def themed(theme: Theme) -> list[tuple[World, Rendering]]:
+    rng = np.random.default_rng(8)
+    worlds = [sample_world(rng, "train", theme) for _ in range(12)]
+    return [(world, render(world)) for world in worlds]
+
+
+def test_camouflaged_things_are_nearer_to_their_ground_than_others() -> None:
+    steps: dict[bool, list[float]] = {True: [], False: []}
+    for world, rendering in themed("camouflage"):
+        ground = rendering.image[rendering.instance_ids == 0].astype(float).mean(0)
+        for thing in world.things:
+            surface = rendering.image[rendering.mask(thing.index)].astype(float).mean(0)
+            steps[thing.colour == CAMOUFLAGED].append(float(np.abs(surface - ground).mean()))
+    # Some difference is left to be seen.
+    assert 4 < np.median(steps[True]) < 0.4 * np.median(steps[False])
+
+
+def test_some_things_are_hidden_where_that_is_the_theme() -> None:
+    shares = [np.array(look(world, rendering).hidden).max() for world, rendering in themed("occlusion")]
+    assert np.mean(np.array(shares) > 0.12) > 0.8
+
+
+def test_thin_things_are_thin() -> None:
+    for world, rendering in themed("thin"):
+        crowd = [thing for thing in world.things if thing.kind in THIN]
+        assert len(crowd) >= 3
+        for thing in crowd:
+            assert rendering.areas[thing.index].sum() < 0.35 * np.pi * (thing.radius * 256) ** 2
+
+
+@pytest.mark.parametrize("theme", ["marks", "letters"])
+def test_what_is_painted_or_written_can_be_seen(theme: Theme) -> None:
+    for world, rendering in themed(theme):
+        bearing = [thing for thing in world.things if thing.mark or thing.letters]
+        assert len(bearing) >= 3
+        for thing in bearing:
+            assert thing.kind in (FACES if thing.mark else WRITABLE)
+            values = rendering.image[rendering.mask(thing.index)].astype(float).mean(1)
+            assert np.percentile(values, 97) - np.percentile(values, 3) > 60
+
+
+def test_letters_and_marks_cannot_be_mistaken_for_each_other() -> None:
+    places = (np.arange(64, dtype=np.float32) - 31.5) / 64
+    u, v = (np.ascontiguousarray(grid) for grid in np.meshgrid(places, places))
+    for names in (ALPHABET, MARKS):
+        drawn = [inked(name, u, v, 1.0) for name in names]
+        for one, other in itertools.combinations(drawn, 2):
+            # At least one of the fifteen squares of a letter differs.
+            assert (one ^ other).sum() >= 0.05 * (one | other).sum()
+
+
+def test_a_world_without_a_theme_is_of_any() -> None:
+    assert {world.theme for world, _ in pictures()} == {*THEMES}
+
+
 def test_every_world_has_a_crowd() -> None:
     for world, _ in pictures():
         assert 3 <= max(len(world.of_kind(kind)) for kind in KINDS) <= 5
@@ -94,7 +164,7 @@ def combinations(split: str) -> set[tuple[str, str]]:
 
 
 def test_held_out_combinations_are_seen_in_test_only() -> None:
-    assert len(HELD_OUT) == 8
+    assert len(HELD_OUT) == 11
     for split in ("train", "val", "no_target"):
         assert not combinations(split) & HELD_OUT
     assert combinations("test") >= HELD_OUT
@@ -118,6 +188,6 @@ def test_plain_things_have_the_colour_they_are_named_after() -> None:
     base /= np.linalg.norm(base, axis=1, keepdims=True)
     for world, rendering in pictures():
         for thing in world.things:
-            if thing.texture == "plain":
+            if thing.texture == "plain" and thing.colour in COLOURS and not (thing.mark or thing.letters):
                 mean = rendering.image[rendering.mask(thing.index)].astype(float).mean(0)
                 assert list(COLOURS)[int((base @ mean).argmax())] == thing.colour
