@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from rea2seg.errors import InputError
 from rea2seg.metrics import (
@@ -8,12 +9,14 @@ from rea2seg.metrics import (
     Overlap,
     SegmentationIoU,
     best_of,
+    bootstrap,
     ciou,
     giou,
     iou,
     overlaps,
     paired_difference,
     preset,
+    sign_flip,
 )
 
 
@@ -146,3 +149,38 @@ def test_the_interval_does_not_depend_on_the_chunks(monkeypatch):
 
 def test_an_interval_of_nothing_is_not_a_number():
     assert np.isnan(paired_difference(np.zeros(0), np.zeros(0)).low)
+
+
+def test_every_column_has_the_interval_that_it_would_have_alone():
+    values, strata = np.random.default_rng(3).random((40, 3)), ["a", "b", "b", "b"] * 10
+    together = bootstrap(values, strata)
+    for place, interval in enumerate(together):
+        (alone,) = bootstrap(values[:, place : place + 1], strata)
+        assert (alone.mean, alone.low, alone.high) == pytest.approx((interval.mean, interval.low, interval.high))
+
+
+def test_the_sign_flip_test_counts_the_sign_patterns_that_are_as_far_from_zero():
+    # Of the 16 patterns of four equal differences, two have all signs alike.
+    (p,) = sign_flip(np.full((4, 1), 0.3))
+    assert p == pytest.approx(2 / 16, abs=0.01)
+    # One large difference decides the sum, whatever the other signs are.
+    (p,) = sign_flip(np.array([[9.0], [0.0], [0.0], [0.0]]))
+    assert p == 1.0
+
+
+def test_the_sign_flip_test_agrees_with_the_t_test_on_normal_differences():
+    differences = np.random.default_rng(4).normal([0.0, 0.04], 0.2, (200, 2))
+    expected = stats.ttest_1samp(differences, 0.0).pvalue
+    assert sign_flip(differences) == pytest.approx(list(expected), abs=0.015)
+
+
+def test_the_sign_flip_test_weighs_categories_alike_and_sides_alike():
+    differences = np.concatenate([np.full(50, 0.01), np.random.default_rng(5).normal(0.0, 0.5, 5)])[:, None]
+    strata = ["large"] * 50 + ["small"] * 5
+    assert sign_flip(differences)[0] != sign_flip(differences, strata)[0] > 0.1
+    assert sign_flip(differences, strata) == sign_flip(-differences, strata)
+
+
+def test_runs_that_do_not_differ_have_a_p_of_one_and_no_runs_have_none():
+    assert sign_flip(np.zeros((5, 2))) == [1.0, 1.0]
+    assert np.isnan(sign_flip(np.zeros((0, 1)))[0])

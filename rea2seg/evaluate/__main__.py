@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,28 +15,30 @@ from tqdm import tqdm
 
 from rea2seg.cli import DONE, Parser, add_pipeline_options, chosen_config, natural, positive, run
 from rea2seg.config import Config
-from rea2seg.errors import ConfigError, InputError
+from rea2seg.errors import ConfigError
 from rea2seg.evaluate.benchmarks import NAMES, Benchmark, open_benchmark
-from rea2seg.evaluate.judging import Row, judge
-from rea2seg.evaluate.records import Records, fingerprint_of, read_command, read_rows
-from rea2seg.evaluate.report import category_rows, comparison_table, difference_table, failure_line, metric_table
+from rea2seg.evaluate.comparing import Run, compare, comparison_json, comparison_table, read_run, require_paired
+from rea2seg.evaluate.judging import judge
+from rea2seg.evaluate.page import write_page
+from rea2seg.evaluate.records import Records, fingerprint_of
+from rea2seg.evaluate.results import Results
+from rea2seg.evaluate.rows import Row
+from rea2seg.evaluate.tables import tables
 from rea2seg.metrics import PRESETS
-from rea2seg.output import writable_folder
+from rea2seg.output import writable_folder, write_json
 from rea2seg.pipeline import Rea2Seg
 
 SEARCHES = {"prompt": "PromptSearch", "core": "CoreSearch", "attention": "AttentionSearch"}
-PAIRED = ("benchmark", "samples", "split", "data_seed", "preset")
-"""What two runs must have in common, beside the ids, for their rows to be of the same questions and masks."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    return run(lambda: _evaluate(_parse(arguments)))
+    return run(lambda: _answer(_parse(arguments)))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m rea2seg.evaluate", description="Measure a pipeline on a benchmark.")
-    parser.add_argument("--benchmark", choices=NAMES, required=True)
+    parser.add_argument("--benchmark", choices=NAMES, help="what to run on; not with two runs to compare")
     parser.add_argument("--root", type=Path, help="the folder of a jsonl benchmark: images/ and samples.jsonl")
     parser.add_argument("--split", default="test", help="(default: test)")
     parser.add_argument(
@@ -45,39 +48,61 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="lisa", help="how IoU is counted (default: lisa)")
     parser.add_argument("--without", choices=sorted(SEARCHES), nargs="+", action="extend", default=[], help="ablation")
     add_pipeline_options(parser)
-    parser.add_argument("--out", type=Path, help="folder for metrics.json and per_sample.jsonl")
-    parser.add_argument("--compare", type=Path, help="the folder of another run on the same samples")
-    return parser.parse_args(arguments)
+    parser.add_argument("--out", type=Path, help="folder for report.html, metrics.json, per_sample.jsonl")
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        default=[],
+        help="the folder of another run on the same samples; two such folders are compared without running anything",
+    )
+    options = parser.parse_args(arguments)
+    if len(options.compare) > 2:
+        parser.error("--compare takes the folder of one run, or those of two")
+    if len(options.compare) == 2 and options.benchmark:
+        parser.error("--compare with two runs runs nothing: leave out --benchmark, or one of the runs")
+    if len(options.compare) < 2 and not options.benchmark:
+        parser.error("the following arguments are required: --benchmark")
+    return options
 
 
-def _evaluate(options: argparse.Namespace) -> int:
-    """Check everything, load, go through the samples that are not done yet, report."""
-    benchmark = open_benchmark(options.benchmark, options.root, options.split, options.data_seed, options.limit)
-    config = _without(chosen_config(options), options.without)
-    command, convention = _command(options, benchmark, config), PRESETS[options.preset]
-    others = _other_run(options.compare, command)
-    folder = None if options.out is None else writable_folder(options.out)
-    pipe = Rea2Seg(**config.build())
-    records = Records(folder, command, fingerprint_of(command, config), convention)
-    rows = _rows(pipe, benchmark, records, options.seed)
-    summaries = category_rows(rows, convention)
-    records.finish([row.id for row in rows], {"version": version("rea2seg"), "command": command, "rows": summaries})
-    print(metric_table(summaries, "gIoU"), metric_table(summaries, "cIoU"), sep="\n\n", end="\n\n")
-    print(difference_table(rows, convention), failure_line(rows), sep="\n\n")
-    if others:
-        print(f"\n{comparison_table(rows, others, convention)}")
+def _answer(options: argparse.Namespace) -> int:
+    if len(options.compare) == 2:
+        first, second = map(read_run, options.compare)
+        return _compare(first, second, options.out)
+    return _evaluate(options)
+
+
+def _compare(first: Run, second: Run, out: Path | None) -> int:
+    """Two finished runs, sample by sample."""
+    require_paired(first.command, second)
+    lines = compare(first.rows, second.rows, PRESETS[first.command["preset"]])
+    if out is not None:
+        write_json(writable_folder(out) / "comparison.json", comparison_json(lines, first, second), sort_keys=True)
+    print(comparison_table(lines, "first run", "second run"))
     return DONE
 
 
-def _other_run(folder: Path | None, command: dict[str, Any]) -> list[Row]:
-    if folder is None:
-        return []
-    rows, other = list(read_rows(folder)), read_command(folder)
-    if not rows:
-        raise InputError(f"--compare: {str(folder)!r} holds no per_sample.jsonl of a run")
-    if differing := [name for name in PAIRED if other.get(name) != command[name]]:
-        raise InputError(f"--compare: {str(folder)!r} holds a run of another {', '.join(differing)}")
-    return rows
+def _evaluate(options: argparse.Namespace) -> int:
+    """Check everything, go through the samples that are not done yet, report."""
+    benchmark = open_benchmark(options.benchmark, options.root, options.split, options.data_seed, options.limit)
+    config = _without(chosen_config(options), options.without)
+    command, convention = _command(options, benchmark, config), PRESETS[options.preset]
+    others = [read_run(folder) for folder in options.compare]
+    for other in others:
+        require_paired(command, other)
+    folder = None if options.out is None else writable_folder(options.out)
+    records = Records(folder, command, fingerprint_of(command, config), convention)
+    rows = _rows(config, benchmark, records, options.seed)
+    results = Results.of(rows, convention)
+    records.finish([row.id for row in rows], {"version": version("rea2seg"), "command": command, **results.to_json()})
+    if folder is not None:
+        write_page(folder, command, results, rows, benchmark, convention)
+    print(tables(results))
+    for other in others:
+        print(f"\n{comparison_table(compare(rows, other.rows, convention), 'this run', 'the other')}")
+    return DONE
 
 
 def _without(config: Config, names: Sequence[str]) -> Config:
@@ -100,16 +125,22 @@ def _command(options: argparse.Namespace, benchmark: Benchmark, config: Config) 
     return {**asked, "without": sorted(set(options.without)), "config": config.name}
 
 
-def _rows(pipe: Rea2Seg, benchmark: Benchmark, records: Records, seed: int) -> list[Row]:
-    """One row for each sample, in the benchmark's order."""
-    if records.rows:
-        print(f"{len(records.rows)} samples are kept from an earlier run of the same command", file=sys.stderr)
+def _rows(config: Config, benchmark: Benchmark, records: Records, seed: int) -> list[Row]:
+    """One row for each sample, in the benchmark's order. Weights are loaded when the first sample asks for them."""
+    # The rows that are kept are the benchmark's first, perhaps more than are wanted now.
+    kept = min(len(records.rows), benchmark.count)
+    if kept:
+        print(f"{kept} samples are kept from an earlier run of the same command", file=sys.stderr)
+    pipeline = cache(lambda: Rea2Seg(**config.build()))
     rows = []
-    for index in tqdm(range(benchmark.count), unit="sample", disable=None):
-        sample = benchmark.sample(index)
-        if sample.id not in records.rows:
-            records.add(judge(pipe, sample, benchmark.other_question(index), records.convention, seed))
-        rows.append(records.rows[sample.id])
+    with tqdm(total=benchmark.count, initial=kept, unit="sample", disable=None) as bar:
+        for index in range(benchmark.count):
+            sample = benchmark.sample(index)
+            if sample.id not in records.rows:
+                question = benchmark.other_question(index)
+                records.add(judge(pipeline(), sample, question, records.convention, seed))
+                bar.update()
+            rows.append(records.rows[sample.id])
     return rows
 
 

@@ -12,11 +12,11 @@ from rea2seg.data.native import FILE, NativeDataset
 from rea2seg.errors import InputError
 from rea2seg.structures import Sample
 from rea2seg.synth import SgdrSynth
-from rea2seg.synth.vocabulary import VERSION
+from rea2seg.synth.vocabulary import SIZES_OF_SPLITS, VERSION
 
 NAMES = ("sgdr-synth", "jsonl")
-SYNTH_COUNT = 400
-"""Samples of SGDR-Synth, which has no end, where no limit is given. Ours: 2 cores evaluate them in minutes."""
+ENDLESS = 400
+"""Samples of a split without end, where no limit is given. Ours: 2 cores evaluate them in minutes."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ def open_benchmark(name: str, root: Path | None, split: str, data_seed: int, lim
         if root is not None:
             raise InputError("sgdr-synth is drawn when it is needed: --root belongs to --benchmark jsonl")
         sample = lru_cache(4)(SgdrSynth(split, data_seed).sample)
-        return Benchmark(limit or SYNTH_COUNT, sample, stamp=f"version {VERSION}")
+        drawn = SIZES_OF_SPLITS[split]
+        count = limit or ENDLESS if drawn is None else min(limit or drawn, drawn)
+        return Benchmark(count, sample, drawn, f"version {VERSION}")
     if root is None:
         raise InputError("--benchmark jsonl needs --root DIR, a folder with images/ and samples.jsonl")
     dataset = NativeDataset(root, split)

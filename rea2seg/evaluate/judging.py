@@ -1,124 +1,125 @@
-"""One sample: the pipeline's answer and its rivals' over the same candidates, as integer overlaps with the truth."""
+"""One sample: the pipeline's answer and its rivals' over the same candidates, measured against the truth."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from rea2seg import rivals
-from rea2seg.metrics import Convention, Overlap, best_of, iou, overlaps
+from rea2seg.evaluate.rows import KEYS, Found, Row, finite
+from rea2seg.masks import encode_rle
+from rea2seg.metrics import Convention, Overlap, best_of, overlaps
 from rea2seg.pipeline import Rea2Seg
 from rea2seg.ranking import ByEvaluator
 from rea2seg.seeding import random_for
 from rea2seg.structures import Candidate, Query, Ranking, Sample, Scene
 from rea2seg.text import clean_question
 
-KEYS = (
-    "initial",  # the mask of the prompt alone, which the pipeline starts from
-    "top1",  # the answer
-    "top3",  # the best of the first three, chosen by the truth
-    "oracle",  # the best of all
-    "quality",  # the first by the segmenter's own estimate
-    "agreement",  # the first by the initial logits inside minus outside
-    "attention",  # the first by the attention inside minus outside
-    "random",  # any candidate
-    "blind",  # the first for an evaluator that is asked another sample's question
-    "instance",  # the true mask of any object: how far one gets without understanding the question
-)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A sample's overlaps with the truth by key, and what went wrong: groups that got no scores, no candidates."""
-
-    id: str
-    category: str
-    component: str
-    granularity: str
-    overlaps: dict[str, Overlap]
-    candidates: int
-    groups: int
-    fallback: int
-    warnings: tuple[str, ...] = ()
-
-    def to_json(self, convention: Convention) -> dict[str, Any]:
-        """A line of `per_sample.jsonl`."""
-        return {
-            "id": self.id,
-            "category": self.category,
-            "component": self.component,
-            "granularity": self.granularity,
-            "iou": {key: round(iou(overlap, convention), 6) for key, overlap in self.overlaps.items()},
-            "intersection": {key: overlap.intersection for key, overlap in self.overlaps.items()},
-            "union": {key: overlap.union for key, overlap in self.overlaps.items()},
-            "candidates": self.candidates,
-            "groups": self.groups,
-            "failures": {"fallback": self.fallback, "no_candidates": int(self.candidates == 0)},
-            "warnings": list(self.warnings),
-        }
-
-    @classmethod
-    def from_json(cls, line: dict[str, Any]) -> Row:
-        """The row that was written as that line."""
-        pairs = {key: Overlap(int(line["intersection"][key]), int(line["union"][key])) for key in line["intersection"]}
-        names = (line["id"], line["category"], line["component"], line["granularity"])
-        failed = line["failures"]["fallback"]
-        return cls(*names, pairs, line["candidates"], line["groups"], failed, tuple(line["warnings"]))
-
 
 @torch.no_grad()
 def judge(pipe: Rea2Seg, sample: Sample, other_question: str, convention: Convention, seed: int = 0) -> Row:
     """Ask the pipeline, ask its rivals, and measure all answers."""
-    query = Query.of(sample.image, sample.query, sample.id)
-    scenes = pipe.scenes(query)
+    scenes = pipe.scenes(Query.of(sample.image, sample.query, sample.id))
     candidates = pipe.candidates(scenes)
     ranking = pipe.rank(scenes, candidates)
-    firsts = {
-        name: order.indices[:1] for name, order in _rival_orders(pipe, scenes[0], candidates, other_question, seed)
-    }
-
-    def measured(masks: Sequence[Bool[Tensor, "h w"]]) -> list[Overlap]:
-        stacked = torch.stack([mask.cpu() for mask in masks])
-        return overlaps(stacked, sample.truth, sample.ignore, convention)
-
-    (nothing,) = measured([torch.zeros(query.size, dtype=torch.bool)])
-    found = measured([candidate.mask for candidate in candidates]) if candidates else []
-
-    def best(places: Sequence[int]) -> Overlap:
-        return best_of([found[place] for place in places], convention) if places else nothing
-
-    chosen = {"top1": ranking.indices[:1], "top3": ranking.indices[:3], "oracle": range(len(found)), **firsts}
-    pairs = {key: best(places) for key, places in chosen.items()}
-    if initial := [scene.initial.upsample()[0] > 0 for scene in scenes if scene.initial is not None]:
-        (pairs["initial"],) = measured([torch.stack(initial).any(0)])
+    orders = _rival_orders(pipe, scenes[0], candidates, other_question, seed)
+    truth = _Truth(sample, convention)
+    worths = truth.overlaps([candidate.mask for candidate in ranking.candidates])
+    initial = _initial(scenes)
+    pairs = _choices(truth, ranking, worths, orders)
+    if initial is not None:
+        (pairs["initial"],) = truth.overlaps([initial])
     if sample.instances:
-        (pairs["instance"],) = measured([random_for(seed, f"{sample.id}/instance").choice(sample.instances).mask])
+        (pairs["instance"],) = truth.overlaps([random_for(seed, f"{sample.id}/instance").choice(sample.instances).mask])
     groups, failed = _groups(pipe, ranking)
-    pairs = {key: pairs[key] for key in KEYS if key in pairs}
-    names = (sample.id, sample.category, sample.component, sample.granularity)
-    return Row(*names, pairs, len(candidates), groups, failed, ranking.warnings)
+    return Row(
+        id=sample.id,
+        category=sample.category,
+        component=sample.component,
+        granularity=sample.granularity,
+        overlaps={key: pairs[key] for key in KEYS if key in pairs},
+        target_area=truth.nothing.union,
+        ranking=tuple(_found(ranking, place, worth) for place, worth in enumerate(worths)),
+        orders={name: order.indices for name, order in orders.items()},
+        groups=groups,
+        fallback=failed,
+        warnings=ranking.warnings,
+        masks={name: encode_rle(mask) for name, mask in _masks(initial, ranking, worths, pairs["oracle"]).items()},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Truth:
+    """What masks of a sample are measured against."""
+
+    sample: Sample
+    convention: Convention
+
+    @property
+    def nothing(self) -> Overlap:
+        """The worth of an empty mask."""
+        height, width = self.sample.image.shape[1:]
+        return self.overlaps([torch.zeros(height, width, dtype=torch.bool)])[0]
+
+    def overlaps(self, masks: Sequence[Bool[Tensor, "h w"]]) -> list[Overlap]:
+        if not masks:
+            return []
+        stacked = torch.stack([mask.cpu() for mask in masks])
+        return overlaps(stacked, self.sample.truth, self.sample.ignore, self.convention)
+
+
+def _choices(
+    truth: _Truth, ranking: Ranking, worths: Sequence[Overlap], orders: Mapping[str, Ranking]
+) -> dict[str, Overlap]:
+    """The overlap of every choice among the candidates; without any, that of an empty mask."""
+    if not worths:
+        return dict.fromkeys(("top1", "top3", "oracle", *orders), truth.nothing)
+    by_index = dict(zip(ranking.indices, worths, strict=True))
+    firsts = {name: by_index[order.indices[0]] for name, order in orders.items()}
+    best_of_three, best = best_of(worths[:3], truth.convention), best_of(worths, truth.convention)
+    return {"top1": worths[0], "top3": best_of_three, "oracle": best, **firsts}
+
+
+def _initial(scenes: Sequence[Scene]) -> Bool[Tensor, "h w"] | None:
+    """What the prompts alone give, of several targets together; None without a generator."""
+    masks = [scene.initial.upsample()[0] > 0 for scene in scenes if scene.initial is not None]
+    return torch.stack(masks).any(0) if masks else None
+
+
+def _masks(
+    initial: Bool[Tensor, "h w"] | None, ranking: Ranking, worths: Sequence[Overlap], best: Overlap
+) -> dict[str, Bool[Tensor, "h w"]]:
+    """The masks to keep for pictures; of several equally good ones the best ranked is the oracle's."""
+    masks = {} if initial is None else {"initial": initial}
+    if ranking.best is not None:
+        masks |= {"top1": ranking.best.mask, "oracle": ranking.candidates[worths.index(best)].mask}
+    return masks
+
+
+def _found(ranking: Ranking, place: int, worth: Overlap) -> Found:
+    candidate, score = ranking.candidates[place], ranking.scores[place]
+    return Found(ranking.indices[place], candidate.source, finite(score.iou), finite(candidate.quality), worth)
 
 
 def _rival_orders(
     pipe: Rea2Seg, scene: Scene, candidates: Sequence[Candidate], other_question: str, seed: int
-) -> list[tuple[str, Ranking]]:
+) -> dict[str, Ranking]:
     # The same id: the blind evaluator sees the same groups, and differs in the question alone.
     blindfold = replace(scene, query=replace(scene.query, text=clean_question(other_question)))
-    orders = [
-        ("quality", rivals.quality(scene, candidates)),
-        ("random", rivals.Random(seed)(scene, candidates)),
-        ("blind", pipe.selector(blindfold, candidates)),
-    ]
+    orders = {
+        "quality": rivals.quality(scene, candidates),
+        "random": rivals.Random(seed)(scene, candidates),
+        "blind": pipe.selector(blindfold, candidates),
+    }
     if scene.initial is not None:
-        orders.append(("agreement", rivals.agreement(scene, candidates)))
+        orders["agreement"] = rivals.agreement(scene, candidates)
     if scene.grounding is not None:
-        orders.append(("attention", rivals.attention(scene, candidates)))
+        orders["attention"] = rivals.attention(scene, candidates)
     return orders
 
 

@@ -14,11 +14,11 @@ import torch
 import rea2seg
 from rea2seg.config import Config
 from rea2seg.errors import OutputError, reason
-from rea2seg.evaluate.judging import Row
+from rea2seg.evaluate.rows import Row
 from rea2seg.metrics import Convention
 from rea2seg.output import remove, replacing, write_json
 
-ROWS, COMMAND, METRICS = "per_sample.jsonl", "command.json", "metrics.json"
+ROWS, COMMAND, METRICS, PAGE = "per_sample.jsonl", "command.json", "metrics.json", "report.html"
 
 
 class Records:
@@ -34,7 +34,8 @@ class Records:
             return
         if read_command(folder).get("fingerprint") == fingerprint:
             self.rows = {row.id: row for row in read_rows(folder)}
-        remove(folder / METRICS)
+        for name in (METRICS, PAGE):
+            remove(folder / name)
         self._rewrite(self.rows.values())
         write_json(folder / COMMAND, {"command": command, "fingerprint": fingerprint}, sort_keys=True)
 
@@ -76,9 +77,10 @@ def read_command(folder: Path) -> dict[str, Any]:
 def read_rows(folder: Path) -> Iterator[Row]:
     """The rows of a folder up to the first line that is not whole."""
     try:
-        lines = (folder / ROWS).read_text(encoding="utf-8").split("\n")
+        lines = (folder / ROWS).read_bytes().split(b"\n")
     except (OSError, ValueError):
         return
+    # Decoded line by line: whoever is stopped in the middle of a character loses that line alone.
     for line in lines:
         try:
             yield Row.from_json(json.loads(line))
