@@ -11,7 +11,8 @@ ROOT := $(CURDIR)
 WORK := $(if $(STEPS),$(ROOT)/out/train-mini-$(STEPS),$(ROOT))
 SHORT := $(if $(STEPS),--trainer.max_steps $(STEPS) --trainer.val_check_interval $(STEPS) --trainer.limit_val_batches 2 --data.scenes 3)
 FIT := cd $(WORK) && $(BIN)/python -m
-STAGE = $(FIT) training.$(1) fit --config $(ROOT)/configs/train/$(2).yaml --ckpt_path last $(SHORT)
+TELL = @echo; echo "[$(1) of 11] $(2)"
+STAGE = @$(FIT) training.$(1) fit --config $(ROOT)/configs/train/$(2).yaml --ckpt_path last $(SHORT)
 
 .PHONY: infer test lint train-mini
 .DELETE_ON_ERROR:
@@ -41,19 +42,32 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Whenever it is stopped, the same command goes on where it was and ends with the same weights.
 train-mini: $(VENV)/installed-dev
-	mkdir -p $(WORK)/runs/mini
-	$(FIT) training.tokenizer --out runs/mini/tokenizer $(if $(STEPS),--scenes $(STEPS))
+	@mkdir -p $(WORK)/runs/mini
+	@echo "Curves and example pictures: $(BIN)/tensorboard --logdir $(WORK)/runs/mini"
+	$(call TELL,1,tokenizer)
+	@$(FIT) training.tokenizer --out runs/mini/tokenizer $(if $(STEPS),--scenes $(STEPS))
+	$(call TELL,2,segmenter)
 	$(call STAGE,segmenter,segmenter)
+	$(call TELL,3,vision tower of the generator)
 	$(call STAGE,vision,vision_generator)
+	$(call TELL,4,generator)
 	$(call STAGE,generator,generator) $(if $(STEPS),--model.masks_from 0)
-	$(FIT) training.ship --runs runs/mini --out runs/mini/shipped
-	# A generator of few steps finds no masks that could be scored: a trial takes the candidates of the shipped one.
-	$(FIT) training.scoring_data --config $(ROOT)/configs/train/scoring_data.yaml \
+	$(call TELL,5,the generator as it ships)
+	@$(FIT) training.ship --runs runs/mini --out runs/mini/shipped
+	$(call TELL,6,candidates for the evaluator to score)
+	@# A generator of few steps finds no masks that could be scored: a trial takes the candidates of the shipped one.
+	@$(FIT) training.scoring_data --config $(ROOT)/configs/train/scoring_data.yaml \
 	    $(if $(STEPS),--scenes $(STEPS) --weights $(ROOT)/rea2seg/mini)
+	$(call TELL,7,vision tower of the evaluator)
 	$(call STAGE,vision,vision_evaluator)
+	$(call TELL,8,evaluator)
 	$(call STAGE,evaluator,evaluator_stage1)
+	$(call TELL,9,evaluator with reasoning)
 	$(call STAGE,evaluator,evaluator_stage2)
-	$(FIT) training.ship --runs runs/mini --out runs/mini/shipped
-	$(FIT) rea2seg.infer --weights runs/mini/shipped --image $(ROOT)/examples/scene.png \
+	$(call TELL,10,all of mini as it ships)
+	@$(FIT) training.ship --runs runs/mini --out runs/mini/shipped
+	$(call TELL,11,an answer)
+	@$(FIT) rea2seg.infer --weights runs/mini/shipped --image $(ROOT)/examples/scene.png \
 	    --query "$$(cat $(ROOT)/examples/scene.txt)" --out out/infer

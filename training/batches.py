@@ -53,7 +53,7 @@ class Batches(IterableDataset[Any]):
 
 
 class Stream(LightningDataModule):
-    """Training batches from step `trainer.global_step` on, and a fixed set of validation batches.
+    """Training batches from those on that `trainer.global_step` steps took, and a fixed set of validation batches.
 
     `make_train` and `make_val` draw a batch from a random generator.
     """
@@ -64,7 +64,9 @@ class Stream(LightningDataModule):
         self.seed, self.workers, self.val_batches = seed, workers, val_batches
 
     def train_dataloader(self) -> DataLoader[Any]:
-        first, device = (self.trainer.global_step, self.trainer.global_rank) if self.trainer is not None else (0, 0)
+        first = device = 0
+        if self.trainer is not None:
+            first, device = self.trainer.global_step * self.trainer.accumulate_grad_batches, self.trainer.global_rank
         return self._load(Batches(self.make_train, self.seed, "train", first, device=device))
 
     def val_dataloader(self) -> DataLoader[Any]:

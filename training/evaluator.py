@@ -20,11 +20,14 @@ from typing import ClassVar
 import torch
 from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from rea2seg.errors import ConfigError
 from rea2seg.evaluators.prompts import SHORT, EvaluatorTemplate
+from rea2seg.evaluators.replies import ScoreGrammar
 from rea2seg.evaluators.weights import load_internvl
 from rea2seg.generator.attention import enable
 from rea2seg.generator.llava import load
@@ -34,6 +37,7 @@ from training.judgements import IGNORED, JudgementBatch, JudgementDrawer, Portio
 from training.mini import load_tokenizer, save_internvl
 from training.optim import Schedule
 from training.packing import BlockAttention
+from training.pictures import IMAGENET, SHOWN, captioned, judged, plain, restored
 from training.stage import Stage, run
 from training.take_over import take_over_language
 
@@ -62,6 +66,12 @@ class Judgements(Stream):
         drawer = JudgementDrawer(words, template, (image_side, mask_side), tokens, tasks, source)
         train, val = (partial(drawer.batch, scenes=scenes, split=split) for split in ("train", "val"))
         super().__init__(train, val, seed, workers, val_batches)
+
+
+def as_scores(digits: Int[Tensor, " n"]) -> list[float]:
+    """Numbers of three digits, one before the point."""
+    whole, tenths, hundredths = digits.view(-1, 3).T.tolist()
+    return [a + b / 10 + c / 100 for a, b, c in zip(whole, tenths, hundredths, strict=True)]
 
 
 class EvaluatorStage(Stage):
@@ -137,19 +147,24 @@ class EvaluatorStage(Stage):
         features: Tensor = self.base.get_image_features(pixel_values=pixels).pooler_output
         return features
 
-    def losses(self, batch: JudgementBatch) -> dict[str, Tensor]:
-        """Cross-entropy of the words and of the digits, how often the likeliest token is right, and the guidance."""
-        of_image, of_masks = self.slots(batch.packed.ids, batch.inside.shape[1])
-        watch = nullcontext() if self.guidance is None else self.guidance.watch(batch, of_masks)
-        embedded = self.see(batch, of_image, of_masks)
-        with BlockAttention(batch.packed), watch as watched:
-            read = self.base.model.language_model(
+    def read(self, batch: JudgementBatch, embedded: Float[Tensor, "b length d"]) -> BaseModelOutputWithPast:
+        """What the language model makes of the packed blocks."""
+        with BlockAttention(batch.packed):
+            return self.base.model.language_model(
                 inputs_embeds=embedded,
                 attention_mask=batch.packed.mask(),
                 position_ids=batch.packed.positions,
                 use_cache=False,
                 output_hidden_states=self.guidance is not None,
             )
+
+    def losses(self, batch: JudgementBatch) -> dict[str, Tensor]:
+        """Cross-entropy of the words and of the digits, how often the likeliest token is right, and the guidance."""
+        of_image, of_masks = self.slots(batch.packed.ids, batch.inside.shape[1])
+        watch = nullcontext() if self.guidance is None else self.guidance.watch(batch, of_masks)
+        embedded = self.see(batch, of_image, of_masks)
+        with watch as watched:
+            read = self.read(batch, embedded)
         parts: dict[str, Tensor] = {}
         for name, labels in (("words", batch.words), ("digits", batch.digits)):
             counted = labels != IGNORED
@@ -161,12 +176,35 @@ class EvaluatorStage(Stage):
             return parts
         return parts | self.guidance.losses(batch, read.hidden_states, watched, of_image[0], of_masks)
 
-    def export(self) -> None:
+    def pictures(self, batch: JudgementBatch) -> list[Image.Image]:
+        """Of the first pictures the first question about scores: each mask with the IoU told | the true one.
+
+        Every digit that is told is the likeliest after the right ones before it.
+        """
+        if not len(batch.judges):
+            return []
+        packed, digits = batch.packed, list(ScoreGrammar.of(self.tokenizer).digits)
+        embedded = self.see(batch, *self.slots(packed.ids, batch.inside.shape[1]))
+        hidden = self.read(batch, embedded).last_hidden_state
+        pictures, question = [], 0
+        for row, owner in enumerate(packed.owner[:SHOWN]):
+            at = (owner == 0) & (batch.digits[row] != IGNORED)
+            told = self.base.lm_head(hidden[row, at])[:, digits].argmax(-1)
+            true = torch.tensor([digits.index(token) for token in batch.digits[row, at].tolist()])
+            end = int(torch.nonzero((owner == 0) & batch.question_ends[row])[0])
+            asked = self.tokenizer.decode(packed.ids[row, : end + 1][owner[: end + 1] == 0]).strip()
+            masks = [restored(mask, *IMAGENET) for mask in batch.mask_pixels[batch.judges == question]]
+            image = plain(restored(batch.pixels[row], *IMAGENET))
+            pictures.append(captioned(asked, image, judged(masks, as_scores(told), as_scores(true))))
+            question += int(owner.max()) + 1
+        return pictures
+
+    def export(self, folder: Path) -> None:
         """Write the model and its tokenizer, or the adapter alone."""
         if isinstance(self.model, PeftModel):
-            self.model.save_pretrained(self.folder, save_embedding_layers=False)
+            self.model.save_pretrained(folder, save_embedding_layers=False)
         else:
-            save_internvl(self.model, self.tokenizer, self.folder)
+            save_internvl(self.model, self.tokenizer, folder)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ multi-mask outputs learn the best of three.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import isqrt
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
+from PIL import Image
 from safetensors.torch import save_file
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
@@ -27,6 +29,7 @@ from rea2seg.checkpoints.strict import fill
 from rea2seg.generator.attention import enable, probe
 from rea2seg.generator.llava import embed, image_features, last_hidden, load
 from rea2seg.generator.tokens import SEG, Conversation
+from rea2seg.masks import iou
 from rea2seg.segmenters.sam import decode_prompts
 from rea2seg.structures import Prompt
 from rea2seg.synth.queries import CATEGORIES
@@ -36,6 +39,7 @@ from training.losses import at_lattice, hits, lattice_iou, mask_bce, mask_dice, 
 from training.mini import load_tokenizer
 from training.optim import Schedule
 from training.packing import BlockAttention
+from training.pictures import CLIP, SHOWN, attended, captioned, compared, on_picture, restored
 from training.questions import QuestionBatch, QuestionDrawer, image_columns
 from training.scenes import Targets
 from training.segmenter import ALL_MASKS, encode_canvas
@@ -178,15 +182,21 @@ class GeneratorStage(Stage):
             parts |= self.mask_losses(batch, said[:, : predictors.shape[1]][:, some], truth[:, some])
         return parts
 
-    def mask_losses(
-        self, batch: QuestionBatch, state: Float[Tensor, "b k d"], truth: Bool[Tensor, "b k 1 h w"]
-    ) -> dict[str, Tensor]:
-        """Of the single mask, and of the best of three (with a twentieth of all, so that none is left behind)."""
+    def decode(
+        self, batch: QuestionBatch, state: Float[Tensor, "b k d"]
+    ) -> tuple[Float[Tensor, "bk 4 h w"], Float[Tensor, "bk 4"]]:
+        """All four masks of each state."""
         with torch.no_grad():
             encoded = encode_canvas(self.sam, batch.canvas, batch.resized)
         features = encoded.repeat_interleave(state.shape[1], dim=0)
         prompt = Prompt(token=self.connector(state.flatten(0, 1))[:, None])
-        lowres, quality = decode_prompts(self.sam.prompt_encoder, self.decoder, features, prompt, ALL_MASKS)
+        return decode_prompts(self.sam.prompt_encoder, self.decoder, features, prompt, ALL_MASKS)
+
+    def mask_losses(
+        self, batch: QuestionBatch, state: Float[Tensor, "b k d"], truth: Bool[Tensor, "b k 1 h w"]
+    ) -> dict[str, Tensor]:
+        """Of the single mask, and of the best of three (with a twentieth of all, so that none is left behind)."""
+        lowres, quality = self.decode(batch, state)
         shift = batch.targets.shift.repeat_interleave(state.shape[1], dim=0)
         logits = at_lattice(lowres.float(), shift, truth.shape[-1])
         truth = truth.flatten(0, 1).expand(-1, 4, -1, -1)
@@ -202,11 +212,26 @@ class GeneratorStage(Stage):
             "iou/best_of_three": iou[:, 1:].amax(1).mean(),
         }
 
-    def export(self) -> None:
+    def pictures(self, batch: QuestionBatch) -> list[Image.Image]:
+        """Of the first pictures the first question: what its token attends to, and the single mask."""
+        hidden, predictors, attention, _ = self.read(batch)
+        lowres, _ = self.decode(batch, hidden[torch.arange(len(hidden)), predictors[:, 0]][:, None])
+        grid, pictures = isqrt(attention.shape[-1]), []
+        for row, truth in enumerate(batch.targets.masks()[:SHOWN, 0, 0]):
+            image = restored(batch.pixels[row], *CLIP)
+            looks = attended(image, attention[row, 0].view(grid, grid), batch.inside[row, 0].view(grid, grid))
+            canvas, resized, shift = batch.canvas[row], batch.resized[row], batch.targets.shift[row]
+            image, right, guess = on_picture(canvas, resized, truth, shift, lowres[row, 0])
+            block = batch.packed.ids[row, batch.packed.owner[row] == 0]
+            asked = self.parts.tokenizer.decode(block, skip_special_tokens=True).strip()
+            pictures.append(captioned(f"{asked}   IoU {iou(guess, right):.2f}", looks, compared(image, right, guess)))
+        return pictures
+
+    def export(self, folder: Path) -> None:
         """Write the generator, and beside it the mask decoder for its token."""
-        self.parts.save(self.folder)
+        self.parts.save(folder)
         state = {name: value.contiguous() for name, value in self.decoder.state_dict().items()}
-        save_file(state, self.folder / DECODER)
+        save_file(state, folder / DECODER)
 
 
 if __name__ == "__main__":

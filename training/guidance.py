@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rea2seg.errors import ConfigError
 from rea2seg.generator.attention import Rows, probe
 from training.judgements import IGNORED, JudgementBatch
-from training.losses import contrastive, cosines, hits, mass_inside
+from training.losses import contrastive, cosines, directions, hits, mass_inside
 from training.regions import FINE, tokens_inside
 
 MATCH_WIDTH = 64
@@ -112,14 +112,14 @@ class Guidance(nn.Module):
         weights = watched.points.weights()[:, of_image]
         parts["attention"] = mass_inside(weights, batch.inside)
         parts["accuracy/attention"] = hits(weights, batch.inside)
-        after = hidden[self.layers.match_after].float()
+        after = hidden[self.layers.match_after]
         states, rows = self.of_question(after[batch.question_ends]), torch.nonzero(batch.question_ends)[:, 0]
         similarity = cosines(states, self.of_region(after[:, of_image])[rows])
         parts["pointing"] = contrastive(similarity, batch.inside)
         parts["accuracy/pointing"] = hits(similarity, batch.inside)
         if len(batch.judges):
             parts["matching"] = matching(batch, states, self.of_region(after[of_masks]))
-            covered = self.overlap(hidden[self.layers.cover_after][of_masks].float()).view_as(batch.shares)
+            covered = self.overlap(hidden[self.layers.cover_after][of_masks]).float().view_as(batch.shares)
             parts["overlap"] = functional.binary_cross_entropy_with_logits(covered, batch.shares)
             parts["reading"] = reading(watched.reads, of_masks, len(batch.judges))
         return parts
@@ -150,6 +150,7 @@ def matching(batch: JudgementBatch, states: Float[Tensor, "n c"], tokens: Float[
     """
     share = batch.shares[..., FINE * FINE :].mean(-1)
     own = batch.judges.repeat_interleave(share.shape[1]) == torch.arange(len(states), device=share.device)[:, None]
-    similarity = functional.normalize(states, dim=-1) @ functional.normalize(tokens, dim=-1).T
+    with torch.autocast(states.device.type, enabled=False):
+        similarity = directions(states) @ directions(tokens).T
     # Not -inf: a question without masks has a row in which nothing takes part.
     return contrastive(similarity.masked_fill(~own, -1e4), tokens_inside(own * share.flatten()))

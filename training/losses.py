@@ -69,8 +69,14 @@ def pointing(
 
 
 def cosines(states: Float[Tensor, "n d"], tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "n t"]:
-    """The cosine similarity of each state with its own tokens."""
-    return torch.einsum("nd,ntd->nt", functional.normalize(states, dim=-1), functional.normalize(tokens, dim=-1))
+    """The cosine similarity of each state with its own tokens, in float32: a temperature magnifies what is rounded."""
+    with torch.autocast(states.device.type, enabled=False):
+        return torch.einsum("nd,ntd->nt", directions(states), directions(tokens))
+
+
+def directions(vectors: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+    """Vectors of length 1, in float32."""
+    return functional.normalize(vectors.float(), dim=-1)
 
 
 def contrastive(similarity: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"]) -> Float[Tensor, ""]:

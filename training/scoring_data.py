@@ -22,7 +22,7 @@ from tqdm import tqdm
 from rea2seg.config import load_config
 from rea2seg.errors import InputError
 from rea2seg.masks import encode_rle, iou
-from rea2seg.output import write_json
+from rea2seg.output import write_json, write_picture
 from rea2seg.pipeline import Rea2Seg
 from rea2seg.structures import Query
 from rea2seg.synth.descriptions import describe_mask
@@ -84,13 +84,18 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
 
 def done(file: Path) -> set[str]:
     """The images that need not be done again; rows of the last one, which a kill may have cut off, are removed."""
-    if not file.exists():
-        return set()
-    lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    images = [json.loads(line)["image"] for line in lines]
-    kept = [line for line, image in zip(lines, images, strict=True) if image != images[-1]]
-    file.write_text("".join(kept))
-    return {*images[:-1]} - {*images[-1:]}
+    begins: dict[str, int] = {}
+    with file.open("a+b") as rows:
+        rows.seek(0)
+        place = 0
+        for line in rows:
+            if line.endswith(b"\n"):
+                begins.setdefault(json.loads(line)["image"], place)
+                place += len(line)
+        if begins:
+            _, place = begins.popitem()
+        rows.truncate(place)
+    return set(begins)
 
 
 def scoring_data(
@@ -108,18 +113,22 @@ def scoring_data(
     claim(out, {"weights": digest(weights), "per_scene": per_scene, "categories": [*categories]})
     model = Rea2Seg(**config.build())
     finished = done(out / ROWS)
+    left = [index for index in range(scenes) if image_of(seed, index) not in finished]
     with (out / ROWS).open("a") as rows:
-        for index in tqdm(range(scenes), desc="scenes"):
-            image = f"images/{seed}-{index:06d}.png"
-            if image in finished:
-                continue
+        for index in tqdm(left, desc="scenes", initial=scenes - len(left), total=scenes):
+            image = image_of(seed, index)
             rng = stream(seed, f"scoring_data/{index}")
             world, rendering = sample_scene(rng)
             asked = questions(rng, world, rendering, per_scene, categories)
-            Image.fromarray(rendering.image).save(out / image)
+            write_picture(out / image, Image.fromarray(rendering.image))
             lines = [json.dumps(row) + "\n" for row in ask(model, world, rendering, asked, f"{seed}-{index}", image)]
             rows.write("".join(lines))
             rows.flush()
+
+
+def image_of(seed: int, index: int) -> str:
+    """Where the picture of a scene lies."""
+    return f"images/{seed}-{index:06d}.png"
 
 
 if __name__ == "__main__":

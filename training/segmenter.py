@@ -14,18 +14,22 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from rea2seg.checkpoints.sam import WEIGHTS, SamConfig, build_sam, save_sam
+from rea2seg.checkpoints.sam import SamConfig, build_sam, sam_plan, save_sam
 from rea2seg.checkpoints.strict import fill
+from rea2seg.masks import iou
 from rea2seg.segmenters.sam import decode_prompts
 from rea2seg.structures import Prompt
 from training.batches import Stream
 from training.losses import at_lattice, lattice_iou, mask_dice, mask_focal
 from training.optim import Schedule
+from training.pictures import SHOWN, SIDE, boxed, captioned, compared, on_picture, pointed
 from training.point_prompts import PromptBatch, draw_batch
 from training.stage import Stage, run
+from training.take_over import take_over_sam
 
 ALL_MASKS = range(4)
 
@@ -75,7 +79,8 @@ def compare(
 class SegmenterStage(Stage):
     """Wires SAM, its losses and the optimiser.
 
-    `weights` is a folder with weights of the same shape to go on from, `rea2seg/mini/segmenter` for one.
+    `weights` is a folder with weights to go on from, `rea2seg/mini/segmenter` for one; size of image and windows may
+    differ.
     """
 
     LOSS: ClassVar[Mapping[str, float]] = {"focal": 20.0, "dice": 1.0, "quality": 1.0}
@@ -90,7 +95,8 @@ class SegmenterStage(Stage):
         super().__init__(export, schedule)
         self.config, self.sam = config, build_sam(config).train()
         if weights is not None:
-            fill(self.sam, Path(weights) / WEIGHTS)
+            tensors = sam_plan(Path(weights)).tensors
+            fill(self.sam, Path(weights), take_over_sam(self.sam, tensors))
 
     def features(self, batch: PromptBatch) -> Float[Tensor, "bn c rows cols"]:
         """The image embedding of every prompt's scene."""
@@ -114,9 +120,25 @@ class SegmenterStage(Stage):
         again = compare(at_lattice(lowres, shift, truth.shape[-1]), quality, truth[:, 4:], "refined")
         return {**parts, **again, **{name: (parts[name] + again[name]) / 2 for name in self.LOSS}}
 
-    def export(self) -> None:
+    def pictures(self, batch: PromptBatch) -> list[Image.Image]:
+        """Of the first scenes the first prompt, the mask that it asks for and the single mask that it gets."""
+        lowres, _ = self.decode(self.features(batch), batch.first())
+        pictures, every = [], batch.targets.table.shape[1]
+        for scene, truth in enumerate(batch.targets.masks()[:SHOWN, 0, 0]):
+            canvas, resized, shift = batch.images[scene], batch.resized[scene], batch.targets.shift[scene]
+            image, right, guess = on_picture(canvas, resized, truth, shift, lowres[scene * every, 0])
+            scale = SIDE / max(image.shape[1:])
+            panel = compared(image, right, guess)
+            if batch.kind == "box":
+                panel = boxed(panel, batch.boxes[scene, 0].cpu() * scale)
+            else:
+                panel = pointed(panel, batch.first_points[scene, 0].cpu() * scale)
+            pictures.append(captioned(f"{batch.kind}   IoU {iou(guess, right):.2f}", panel))
+        return pictures
+
+    def export(self, folder: Path) -> None:
         """Write the weights in the layout that `Sam` loads."""
-        save_sam(self.sam, self.config, self.folder)
+        save_sam(self.sam, self.config, folder)
 
 
 if __name__ == "__main__":

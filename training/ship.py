@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from training.resuming import refreshed
+
 FOLDERS = {
     "segmenter": "segmenter/weights",
     "generator": "generator/weights",
@@ -39,11 +41,12 @@ def ship(runs: Path, out: Path) -> None:
         print(f"{adapter} was trained on an earlier {base} and is left out: train it again")
         del present["evaluator/adapter"]
         shutil.rmtree(out / "evaluator/adapter", ignore_errors=True)
-    for name, origin in present.items():
-        print(f"{origin} -> {out / name}")
-        (out / name).mkdir(parents=True, exist_ok=True)
-        for file in sorted(origin.iterdir()):
-            copy(file, out / name / file.name)
+    with refreshed(out) as unfinished:
+        for name, origin in present.items():
+            print(f"{origin} -> {out / name}")
+            (unfinished / name).mkdir(parents=True, exist_ok=True)
+            for file in sorted(origin.iterdir()):
+                copy(file, unfinished / name / file.name)
 
 
 def written(folder: Path) -> float:

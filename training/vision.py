@@ -13,26 +13,30 @@ heads are thrown away.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import isqrt
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from rea2seg.drawing import FAINT, PAPER
 from rea2seg.evaluators.internvl import image_pixels
 from rea2seg.evaluators.weights import load_internvl
 from rea2seg.generator.llava import clip_pixels, load
 from rea2seg.generator.llava import image_features as llava_features
 from rea2seg.synth.render import look
-from rea2seg.synth.vocabulary import COLOURS, KINDS, SIZES, TEXTURES
+from rea2seg.synth.vocabulary import CAMOUFLAGED, COLOURS, KINDS, MARKS, SIZES, TEXTURES
 from rea2seg.synth.worlds import World
 from training.batches import Movable, Stream
 from training.mini import Language, Tower, load_tokenizer, save_internvl, small_internvl, small_llava
 from training.optim import Schedule
+from training.pictures import CLIP, IMAGENET, SHOWN, captioned, named, plain, restored
 from training.point_prompts import draw_goal
 from training.regions import FINE, coverage, shown_masks, token_cells
 from training.scenes import CODES_PER_OBJECT, codes_of, sample_scene, to_tensor
@@ -40,11 +44,17 @@ from training.stage import Stage, run
 from training.take_over import take_over_tower
 
 BINS = 16
+LOOKS: dict[str, tuple[str, ...]] = {
+    "kind": KINDS,
+    "colour": (*COLOURS, CAMOUFLAGED),
+    "size": tuple(SIZES),
+    "texture": TEXTURES,
+    "mark": ("", *MARKS),
+}
+MOST_LETTERS = 4
 NAMES = {
-    "kind": len(KINDS),
-    "colour": len(COLOURS),
-    "size": len(SIZES),
-    "texture": len(TEXTURES),
+    **{name: len(values) for name, values in LOOKS.items()},
+    "letters": MOST_LETTERS + 1,
     "column": BINS,
     "row": BINS,
     "part": 2,
@@ -66,16 +76,16 @@ def labels_of(world: World, cells: UInt8[np.ndarray, "grid grid fine"], padded: 
     counts = np.stack([(cells == code).sum(-1) for code in range(CODES_PER_OBJECT * (len(world.things) + 1))], axis=-1)
     counts[..., 0] = 0
     code = np.where(counts.max(-1) >= 3, counts.argmax(-1), 0)
-    rows: list[tuple[float, ...]] = [(0,) * 7]
+    rows: list[tuple[float, ...]] = [(0,) * (len(LOOKS) + 4)]
     for thing in world.things:
-        named = (KINDS.index(thing.kind), [*COLOURS].index(thing.colour), [*SIZES].index(thing.size))
+        named = [values.index(getattr(thing, name)) + 1 for name, values in LOOKS.items()]
         x, y = thing.x / world.width, thing.y / world.height
         if padded:
             x, y = thing.x + (1 - world.width) / 2, thing.y + (1 - world.height) / 2
-        rows.append((*(n + 1 for n in named), TEXTURES.index(thing.texture) + 1, x, y, thing.radius))
+        rows.append((*named, len(thing.letters) + 1, x, y, thing.radius))
     looked_up = np.array(rows)[code // CODES_PER_OBJECT]
-    names = dict(zip(NAMES, np.moveaxis(looked_up[..., :4].astype(int), -1, 0), strict=False))
-    place = looked_up[..., 4:].astype(np.float32)
+    names = dict(zip(NAMES, np.moveaxis(looked_up[..., :-3].astype(int), -1, 0), strict=False))
+    place = looked_up[..., -3:].astype(np.float32)
     bins = np.where(code > 0, (place[..., :2] * BINS).astype(int).clip(0, BINS - 1).transpose(2, 0, 1) + 1, 0)
     names |= {"column": bins[0], "row": bins[1], "part": code % CODES_PER_OBJECT}
     return {**names, "middle": middles(code // CODES_PER_OBJECT, place[..., :2]), "place": place}
@@ -204,27 +214,45 @@ class VisionStage(Stage):
 
     def losses(self, batch: TokenBatch) -> dict[str, Tensor]:
         """Cross-entropy of each name, the error of the place, the coverage's cross-entropy; accuracies on objects."""
-        tokens = self.features(batch.pixels).float()
+        tokens = self.features(batch.pixels)
         things = batch.names[..., 0] > 0
         parts: dict[str, Tensor] = {}
         for index, (name, head) in enumerate(self.heads.items()):
-            scores, label = head(tokens), batch.names[..., index]
+            scores, label = head(tokens).float(), batch.names[..., index]
             parts[name] = functional.cross_entropy(scores.flatten(0, 1), label.flatten())
             parts[f"accuracy/{name}"] = (scores.argmax(-1) == label)[things].float().mean()
-        error = (self.place(tokens) - batch.place).abs()[things]
+        error = (self.place(tokens).float() - batch.place).abs()[things]
         parts["place"] = error.mean()
         if len(batch.mask_pixels):
-            covered = self.cover(self.features(batch.mask_pixels).float())
+            covered = self.cover(self.features(batch.mask_pixels)).float()
             parts["cover"] = functional.binary_cross_entropy_with_logits(covered, batch.coverage)
         if self.teacher is not None:
             pixels = batch.pixels if self.sees_as_clip else as_clip(batch.pixels)
             taught = llava_features(self.teacher, pixels).float()
-            parts["match"] = (tokens - taught).square().mean() / taught.var()
+            parts["match"] = (tokens.float() - taught).square().mean() / taught.var()
         return parts
 
-    def export(self) -> None:
+    def pictures(self, batch: TokenBatch) -> list[Image.Image]:
+        """The first pictures, and the things that the heads see: in their colours, with their kinds."""
+        tokens, names = self.features(batch.pixels[:SHOWN]), batch.names[:SHOWN, :, [*NAMES].index("kind")]
+        grid = isqrt(tokens.shape[1])
+        kinds, colours, middle, truth = (
+            found.view(-1, grid, grid).cpu().numpy()
+            for found in (*(self.heads[name](tokens).argmax(-1) for name in ("kind", "colour", "middle")), names)
+        )
+        paint = np.array([PAPER, *COLOURS.values(), FAINT], np.uint8)[colours.clip(max=len(COLOURS) + 1)]
+        normalised = CLIP if self.sees_as_clip else IMAGENET
+        pictures = []
+        for row, kind in enumerate(kinds):
+            image = restored(batch.pixels[row], *normalised)
+            at = np.argwhere(middle[row] * kind > 0).tolist()
+            words = [(r, c, KINDS[kind[r, c] - 1], bool(kind[r, c] == truth[row, r, c])) for r, c in at]
+            pictures.append(captioned("", plain(image), named(image, paint[row], kind > 0, words)))
+        return pictures
+
+    def export(self, folder: Path) -> None:
         """Write the model with its trained tower in the native layout."""
-        self.save(self.folder)
+        self.save(folder)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Models of mini's classes, too small to learn anything and random enough that every mistake shows."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,14 @@ def tokenizer_folder(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytes
     folder = tmp_path_factory.mktemp("tokenizer")
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def work(tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all stages were trained for two steps, and what lies between them was done."""
+    from tests.training.stages import train_everything  # The stages are made of the small models above.
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The '.*' does not have many workers")
+        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+        return train_everything(tmp_path_factory.mktemp("work"), tokenizer)

@@ -16,11 +16,11 @@ def draw(rng):
     return int(rng.integers(1_000_000))
 
 
-def stream(seed=0, workers=0, step=0, val_batches=3, device=0):
+def stream(seed=0, workers=0, step=0, val_batches=3, device=0, accumulated=1):
     made = Stream(draw, draw, seed, workers, val_batches)
 
     class At:
-        global_step, global_rank = step, device
+        global_step, global_rank, accumulate_grad_batches = step, device, accumulated
 
     made.trainer = At()
     return made
@@ -37,6 +37,10 @@ def test_any_number_of_workers_gives_the_same_order(workers):
 
 def test_a_resumed_run_goes_on_with_the_next_batch():
     assert first(stream(step=2).train_dataloader(), 4) == first(stream().train_dataloader())[2:]
+
+
+def test_a_step_may_take_several_batches():
+    assert first(stream(step=1, accumulated=2).train_dataloader(), 4) == first(stream().train_dataloader())[2:]
 
 
 def test_seeds_and_splits_have_batches_of_their_own():

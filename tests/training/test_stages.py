@@ -8,21 +8,18 @@ from contextlib import chdir
 from inspect import signature
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.testing import assert_close
 
 from rea2seg.devices import ON_CPU
-from rea2seg.errors import InputError
 from rea2seg.evaluators.internvl import InternVL
 from rea2seg.evaluators.prompts import SHORT, EvaluatorTemplate
 from rea2seg.evaluators.weights import load_internvl
 from rea2seg.generator.lisa import Lisa
-from rea2seg.images import load_image
-from rea2seg.masks import decode_rle, iou
 from rea2seg.pipeline import Rea2Seg
 from rea2seg.segmenters.sam import Sam
 from rea2seg.structures import Query
@@ -31,38 +28,25 @@ from tests.training.stages import CONFIGS, TINY, train
 from training.evaluator import EvaluatorStage
 from training.generator import GeneratorStage
 from training.guidance import GuidedLayers
-from training.scored_rows import Mixed, ScoredRows
-from training.scoring_data import scoring_data
+from training.resuming import LastCheckpoint
 from training.segmenter import SegmenterStage
 from training.ship import ship
+from training.stage import Stage
 from training.vision import VisionStage
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
 ]
-SCORING = {"weights": Path("runs/mini/shipped"), "out": Path("runs/mini/scoring"), "scenes": 3, "per_scene": 2}
-
-
-@pytest.fixture(scope="module")
-def work(tokenizer, tmp_path_factory):
-    """A folder in which everything of `make train-mini` was done in its order, two steps a stage."""
-    folder = tmp_path_factory.mktemp("work")
-    tokenizer.save_pretrained(folder / "runs/mini/tokenizer")
-    with chdir(folder):
-        for name in ("segmenter", "vision_generator", "generator"):
-            train(name, 2)
-        ship(Path("runs/mini"), Path("runs/mini/shipped"))
-        scoring_data(**SCORING)
-        for name in ("vision_evaluator", "evaluator_stage1", "evaluator_stage2"):
-            train(name, 2)
-        ship(Path("runs/mini"), Path("runs/mini/shipped"))
-    return folder / "runs/mini"
-
-
-@pytest.fixture
-def rows(work):
-    return [json.loads(line) for line in (work / "scoring/rows.jsonl").read_text().splitlines()]
+REPORTED = {
+    "segmenter": ["iou/refined"],
+    "vision_generator": ["accuracy/kind"],
+    "vision_evaluator": ["cover"],
+    "generator": ["accuracy/attention"],
+    "evaluator_stage1": ["accuracy/digits"],
+    "evaluator_stage2": ["words"],
+}
+"""A part of each stage's losses that its validation tells."""
 
 
 def test_every_stage_writes_what_the_library_loads(work):
@@ -122,95 +106,32 @@ def test_stage_2_is_an_adapter_of_the_language_layers(work):
     assert len(moved) == 9 * 7
 
 
-@pytest.mark.parametrize("name", ["segmenter", "vision_evaluator", "generator", "evaluator_stage1", "evaluator_stage2"])
-def test_a_run_killed_after_two_steps_ends_where_an_uninterrupted_one_does(work, tokenizer, tmp_path, name):
+@pytest.mark.parametrize("name", ["vision_evaluator", "generator", "evaluator_stage1", "evaluator_stage2"])
+def test_a_run_killed_after_two_steps_ends_where_an_uninterrupted_one_does(
+    work, tokenizer, tmp_path, monkeypatch, name
+):
+    logged, log = set(), Stage.log_dict
+    monkeypatch.setattr(
+        Stage, "log_dict", lambda stage, parts, **more: logged.update(parts.values()) or log(stage, parts, **more)
+    )
     tokenizer.save_pretrained(tmp_path / "runs/mini/tokenizer")
     earlier_ones = {"segmenter", "vision_generator", "generator", "vision_evaluator", "evaluator_stage1", "scoring"}
     for earlier in earlier_ones - {name}:
         os.symlink(work / earlier, tmp_path / "runs/mini" / earlier)
     checkpoints = tmp_path / f"runs/mini/{name}/checkpoints"
+    options = {"data.seed": 1, "trainer.precision": "bf16-mixed", "trainer.val_check_interval": 2}
     exported = []
     with chdir(tmp_path):
         for arguments in ([], ["--ckpt_path", str(checkpoints / "epoch=0-step=2.ckpt")]):
-            train(name, 4, *arguments, **{"data.seed": 1})
+            train(name, 4, *arguments, **options)
             exported.append(load_file(next(Path(f"runs/mini/{name}/weights").glob("*model.safetensors"))))
     whole, resumed = exported
     assert_close(resumed, whole, atol=0, rtol=0)
     logs = [tmp_path / f"runs/mini/{name}/log/version_{run}/metrics.csv" for run in (0, 1)]
-    steps = [[int(row["step"]) for row in csv.DictReader(log.read_text().splitlines())] for log in logs]
-    assert [min(run) for run in steps] == [0, 2]
-
-
-def test_rows_are_complete(work, rows):
-    assert {row["image"] for row in rows} == {f"images/0-{index:06d}.png" for index in range(3)}
-    assert len({row["id"] for row in rows}) == len(rows) == 6
-    for row in rows:
-        assert row["category"] in ("geometric", "spatial")
-        assert row["query"]
-        assert row["reasoning"]
-        truth = decode_rle(row["segmentation"])
-        assert truth.any()
-        assert tuple(truth.shape) == load_image(work / "scoring" / row["image"]).shape[1:]
-        assert {candidate["source"] for candidate in row["candidates"]} >= {"prompt"}
-        for candidate in row["candidates"]:
-            assert candidate["iou"] == pytest.approx(iou(decode_rle(candidate["segmentation"]), truth), abs=1e-6)
-            assert candidate["under"]
-
-
-@pytest.mark.parametrize("kept", ["all", "half of the last line", "the first line of the last scene", "no images"])
-def test_scoring_data_resumes_to_the_same_file(work, tmp_path, kept):
-    whole = (work / "scoring/rows.jsonl").read_text()
-    lines = whole.splitlines(keepends=True)
-    cut = {
-        "all": whole,
-        "half of the last line": whole[: -len(lines[-1]) // 2],
-        "the first line of the last scene": "".join(lines[:-1]),
-        "no images": "",
-    }[kept]
-    (tmp_path / "rows.jsonl").write_text(cut)
-    shutil.copy(work / "scoring/settings.json", tmp_path)
-    scoring_data(**SCORING | {"weights": work / "shipped", "out": tmp_path})
-    assert (tmp_path / "rows.jsonl").read_text() == whole
-
-
-def test_scoring_data_of_other_settings_are_not_mixed(work):
-    with pytest.raises(InputError, match="other weights or settings"):
-        scoring_data(**SCORING | {"weights": work / "shipped", "out": work / "scoring", "per_scene": 1})
-    assert len((work / "scoring/rows.jsonl").read_text().splitlines()) == 6
-
-
-def test_scored_rows_give_groups_of_their_candidates(work, rows):
-    source, queries = ScoredRows(str(work / "scoring"), group=2, short=0.0), {row["query"]: row for row in rows}
-    for split in ("train", "val"):
-        image, examples = source(np.random.default_rng(0), 2, split, masks=True)
-        assert len(examples) == 2
-        for one in examples:
-            row = queries[one.text]
-            assert load_image(work / "scoring" / row["image"]).equal(image)
-            assert one.reasoning == row["reasoning"]
-            assert len(one.masks) == len(one.scores) == len(one.under) == 2
-            known = {(candidate["iou"], candidate["under"]) for candidate in row["candidates"]}
-            assert {*zip(one.scores, one.under, strict=True)} <= known
-            truth = decode_rle(row["segmentation"])
-            assert one.scores == pytest.approx([iou(torch.from_numpy(mask), truth) for mask in one.masks], abs=1e-6)
-    _, examples = source(np.random.default_rng(0), 2, "train", masks=False)
-    assert examples[0].masks == []
-
-
-def test_scored_rows_without_candidates_to_compare_are_refused(tmp_path, rows):
-    lonely = [row | {"candidates": row["candidates"][:1]} for row in rows]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lonely))
-    with pytest.raises(InputError, match="two candidates or more in 0 pictures: at least 2 must"):
-        ScoredRows(str(tmp_path))
-
-
-def test_scored_rows_are_a_share_of_the_pictures_with_masks():
-    fresh, scored = (torch.full((3, 1, 1), value, dtype=torch.uint8) for value in (0, 1))
-    mixed = Mixed(lambda *_: (fresh, []), lambda *_: (scored, []), share=0.25)
-    rng = np.random.default_rng(0)
-    with_masks, without = ([mixed(rng, 2, "train", masks)[0] for _ in range(200)] for masks in (True, False))
-    assert 30 < sum(image is scored for image in with_masks) < 70
-    assert all(image is fresh for image in without)
+    rows = [[*csv.DictReader(log.read_text().splitlines())] for log in logs]
+    assert [min(int(row["step"]) for row in run) for run in rows] == [0, 2]
+    assert [[int(row["step"]) for row in run if not row["train/rate"]] for run in rows] == [[1, 3], [3]]
+    assert {value.dtype for value in logged if isinstance(value, torch.Tensor)} == {torch.float32}
 
 
 def test_what_ships_is_half_as_large_and_otherwise_the_same(work):
@@ -238,6 +159,17 @@ def test_an_adapter_of_an_earlier_evaluator_does_not_ship(work, tmp_path, capsys
     assert (tmp_path / "shipped/evaluator/model.safetensors").exists()
 
 
+@pytest.mark.parametrize("name", list(TINY))
+def test_tensorboard_has_the_curves_and_the_examples_of_every_stage(work, name):
+    events = EventAccumulator(str(work / name / "tensorboard"))
+    events.Reload()
+    assert "examples/0" in events.Tags()["images"]
+    curves = {"train/gradient", "train/rate", "train/steps_per_second", *(f"val/{part}" for part in REPORTED[name])}
+    assert curves <= {*events.Tags()["scalars"]}
+    rate = read(f"{name}.yaml")["model"]["schedule"]
+    assert events.Scalars("train/rate")[0].value == pytest.approx(rate["lr"] / rate["warmup"])
+
+
 def test_a_generator_goes_on_with_the_decoder_that_it_had(work):
     again = GeneratorStage(str(work / "generator/weights"), str(work / "segmenter/weights"), "nowhere")
     assert_close(dict(again.decoder.state_dict()), load_file(work / "generator/weights/mask_decoder.safetensors"))
@@ -262,7 +194,7 @@ def test_every_weight_of_a_loss_belongs_to_a_part_of_it(work, stage, runs):
 @pytest.mark.parametrize("name", list(TINY))
 def test_the_last_step_of_a_run_is_validated_and_kept(name):
     trainer = read(f"{name}.yaml")["trainer"]
-    every = trainer["callbacks"][0]["init_args"]["every_n_train_steps"]
+    every = signature(LastCheckpoint).parameters["every_n_train_steps"].default
     assert trainer["max_steps"] % every == trainer["max_steps"] % trainer["val_check_interval"] == 0
 
 
