@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -47,6 +48,17 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def fraction(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
 def add_pipeline_options(parser: Parser) -> None:
     """The options that say which pipeline runs, and how."""
     parser.add_argument("--config", default="mini", help="a packaged config or a YAML file (default: mini)")
@@ -56,11 +68,15 @@ def add_pipeline_options(parser: Parser) -> None:
     parser.add_argument("--offload", action="store_true", help="large models take turns on the GPU")
     parser.add_argument("--seed", type=natural, default=0, help="of the pipeline's random choices (default: 0)")
     parser.add_argument("--reasoning", type=boolean, help="true or false: whether the evaluator thinks in words first")
+    parser.add_argument(
+        "--no-target-below", type=fraction, help="say that there is no target where no mask is estimated at this IoU"
+    )
 
 
 def chosen_config(options: argparse.Namespace) -> Config:
     """The config that those options name, checked."""
-    given = {name: getattr(options, name) for name in ("precision", "reasoning") if getattr(options, name) is not None}
+    names = ("precision", "reasoning", "no_target_below")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     given |= {"offload": True} if options.offload else {}
     return load_config(options.config, options.weights, options.device, options.seed, **given)
 

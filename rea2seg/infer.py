@@ -68,6 +68,8 @@ def _infer(options: argparse.Namespace) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     written = _write(folder, pipe, result, config, options)
     print(ranking_table(result.ranking))
+    if result.ranking.no_target:
+        print("no target: nothing in the image seems to be meant")
     print(f"{', '.join(written)} in {folder}" + (f"\n{config.note}" if config.note else ""))
     return DONE
 
@@ -100,6 +102,7 @@ def record(result: Result, config: Config, image_path: str) -> dict[str, Any]:
         "config": config.name,
         "query": result.query.text,
         "image": {"path": image_path, "width": width, "height": height},
+        "no_target": ranking.no_target,
         "ranking": [_entry(rank, *one) for rank, one in enumerate(judged, 1)],
         "reply": None if grounding is None else grounding.reply,
         "warnings": list(ranking.warnings),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rea2seg.errors import InputError, require_positive
+from rea2seg.errors import ConfigError, InputError, require_positive
 from rea2seg.protocols import Evaluator
 from rea2seg.seeding import random_for
 from rea2seg.structures import Candidate, Query, Ranking, Scene, Score
@@ -34,14 +34,31 @@ def rank(query: Query, candidates: Sequence[Candidate], evaluator: Evaluator, gr
 
 @dataclass(frozen=True)
 class ByEvaluator:
-    """The pipeline's own selector: an evaluator that judges groups of candidates."""
+    """The pipeline's own selector: an evaluator that judges groups of candidates.
+
+    With `no_target_below`, in [0, 1], a ranking says `no_target` where no candidate is estimated at that IoU or more.
+    Ours, and off unless given: the paper answers every question. A query whose groups all failed is not refused, since
+    nobody judged its candidates.
+    """
 
     evaluator: Evaluator
     group: int = 5
     seed: int = 0
+    no_target_below: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.no_target_below is not None and not 0 <= self.no_target_below <= 1:
+            raise ConfigError(f"no_target_below must be an IoU from 0 to 1, not {self.no_target_below}")
 
     def __call__(self, scene: Scene, candidates: Sequence[Candidate]) -> Ranking:
-        return rank(scene.query, candidates, self.evaluator, self.group, self.seed)
+        ranking = rank(scene.query, candidates, self.evaluator, self.group, self.seed)
+        return replace(ranking, no_target=self._refuses(ranking))
+
+    def _refuses(self, ranking: Ranking) -> bool:
+        if self.no_target_below is None:
+            return False
+        estimates = [score.iou for score in ranking.scores if score.iou is not None]
+        return max(estimates) < self.no_target_below if estimates else not ranking.candidates
 
 
 def shuffled_groups(count: int, size: int, seed: int, query_id: str) -> list[list[int]]:

@@ -197,12 +197,16 @@ class Score:
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Candidates, best first, with their scores and their places in the order they were found."""
+    """Candidates, best first, with their scores and their places in the order they were found.
+
+    `no_target` says that nothing in the image seems to be meant; the candidates are there all the same.
+    """
 
     candidates: tuple[Candidate, ...]
     scores: tuple[Score, ...]
     indices: tuple[int, ...]
     warnings: tuple[str, ...] = ()
+    no_target: bool = False
 
     @property
     def best(self) -> Candidate | None:

@@ -65,7 +65,8 @@ def test_all_files_are_written_and_the_ranking_printed(shop, capsys):
 def test_the_result_holds_every_candidate_best_first(shop):
     call(shop)
     result = result_of(shop)
-    assert list(result) == ["version", "config", "query", "image", "ranking", "reply", "warnings", "timings_s"]
+    keys = ["version", "config", "query", "image", "no_target", "ranking", "reply", "warnings", "timings_s"]
+    assert list(result) == keys
     assert (result["config"], result["query"], result["reply"]) == ("paint", "the red box", "It is [SEG].")
     assert result["image"] == {"path": str(shop / "paint.png"), "width": 80, "height": 60}
     assert set(result["timings_s"]) == {"load", "ground", "search", "rank"}
@@ -131,6 +132,17 @@ def test_reasoning_is_switched_on_from_outside(shop):
     assert result_of(shop)["ranking"][0]["reasoning"] == "I look for the red box."
     call(shop, "--reasoning", "false")
     assert result_of(shop)["ranking"][0]["reasoning"] == ""
+
+
+def test_a_low_estimate_may_mean_that_there_is_no_target(shop, capsys):
+    """The evaluator of the paint shop is sure of its masks, so that only a threshold of one refuses them or not."""
+    assert call(shop) == 0
+    assert result_of(shop)["no_target"] is False
+    assert "no target" not in capsys.readouterr().out
+    assert call(shop, "--no-target-below", "1", query="the pink box") == 0
+    assert result_of(shop)["no_target"] is True
+    assert len(result_of(shop)["ranking"]) > 0
+    assert "no target: nothing in the image seems to be meant" in capsys.readouterr().out
 
 
 def test_what_is_odd_but_legal_is_a_result_with_a_warning(shop, capsys):

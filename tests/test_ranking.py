@@ -213,3 +213,30 @@ def test_rivals_without_their_evidence_say_so() -> None:
         rivals.agreement(scene(initial=False), halves())
     with pytest.raises(ConfigError, match="attention"):
         rivals.attention(scene(grounding=False), halves())
+
+
+def selected(oracle: Oracle, threshold: float | None, count: int = 13) -> Ranking:
+    """The ranking of the selector over a scene of that many discs."""
+    return ByEvaluator(oracle, no_target_below=threshold)(scene(), candidates(count))
+
+
+@pytest.mark.parametrize(("threshold", "refused"), [(None, False), (0.0, False), (0.3, False), (0.5, True), (1.0, True)])
+def test_a_query_is_refused_if_even_its_best_candidate_is_bad(threshold: float | None, refused: bool) -> None:
+    """The best of the discs has IoU 0.4 or so with the target, half of which lies outside of them all."""
+    target = disc(14) & (torch.arange(SIZE[0])[:, None] < 12)
+    ranking = selected(Oracle(target), threshold)
+    assert 0.3 < float(ranking.scores[0].iou or 0) < 0.5
+    assert ranking.no_target is refused
+    assert len(ranking) == 13
+
+
+def test_only_what_was_judged_is_refused() -> None:
+    assert selected(Oracle(disc(9)), 0.5, count=0).no_target
+    assert not selected(Oracle(disc(9)), None, count=0).no_target
+    everything = Failing(disc(9), unlucky=disc(2))
+    assert not selected(everything, 1.0, count=1).no_target
+
+
+def test_a_threshold_is_an_iou() -> None:
+    with pytest.raises(ConfigError, match="no_target_below must be an IoU from 0 to 1, not 1.5"):
+        ByEvaluator(Oracle(disc(9)), no_target_below=1.5)

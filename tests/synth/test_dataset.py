@@ -206,6 +206,7 @@ def test_the_command_writes_data_and_sheets(tmp_path: Path, capsys: pytest.Captu
     assert main(command) == 0
     assert len(NativeDataset(tmp_path)) == 4
     assert len(list(tmp_path.glob("sheet-*.png"))) == 4
+    assert (tmp_path / "sheet.png").exists()
     assert "4 samples" in capsys.readouterr().out
 
 
