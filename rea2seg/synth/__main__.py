@@ -35,7 +35,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--count", type=positive, required=True, help="how many samples, from the first on")
     parser.add_argument("--out", type=Path, required=True, help="folder for images/ and samples.jsonl")
     parser.add_argument("--side", type=int, default=SIDE, help=f"long side of the pictures (default: {SIDE})")
-    parser.add_argument("--sheet", action="store_true", help="also draw contact sheets: one of each component, one of all")
+    parser.add_argument(
+        "--sheet", action="store_true", help="also draw contact sheets: one of each component, one of all"
+    )
     options = parser.parse_args(arguments)
     if not _SIDES[0] <= options.side <= _SIDES[1]:
         parser.error(f"--side must be from {_SIDES[0]} to {_SIDES[1]}, not {options.side}")

@@ -37,5 +37,9 @@ def contact_sheet(samples: Sequence[Sample]) -> Image.Image:
 def _caption(sample: Sample, side: int) -> str:
     """Id, question and reasoning, cut to the space there is."""
     characters = side // 6
-    lines = [f"{sample.id} {sample.component}, {sample.granularity}", *wrap(sample.query, characters), *wrap(sample.reasoning, characters)]
+    lines = [
+        f"{sample.id} {sample.component}, {sample.granularity}",
+        *wrap(sample.query, characters),
+        *wrap(sample.reasoning, characters),
+    ]
     return "\n".join(lines[:_LINES])

@@ -36,10 +36,12 @@ def byte_level_tokenizer(prefix_space: bool = False) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
-def tiny_internvl(tokenizer: PreTrainedTokenizerFast, seed: int = 4) -> InternVLForConditionalGeneration:
-    """Two layers, width 32, tiles of 32 pixels in patches of 4; random weights, so large that the masks matter."""
+def tiny_internvl(
+    tokenizer: PreTrainedTokenizerFast, seed: int = 4, width: int = 32
+) -> InternVLForConditionalGeneration:
+    """Two layers, tiles of 32 pixels in patches of 4; random weights, so large that the masks matter."""
     torch.manual_seed(seed)
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    size = {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 2 * width}
     vision = InternVLVisionConfig(**size, image_size=32, patch_size=4, layer_scale_init_value=1.0)
     text = TextConfig(**size, num_key_value_heads=2, vocab_size=len(tokenizer), max_position_embeddings=1024)
     slot = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")

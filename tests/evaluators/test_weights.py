@@ -31,7 +31,8 @@ QUERY_AND_GATE = r".*language_model\.layers\.\d+\.(self_attn\.q_proj|mlp\.gate_p
 @pytest.fixture(scope="module")
 def base(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
-    tiny_internvl(tokenizer).save_pretrained(folder)
+    # bitsandbytes quantises blocks of 64 weights; where it computes in bfloat16, a row must hold one.
+    tiny_internvl(tokenizer, width=64).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -41,7 +42,7 @@ def mini(precision: Any) -> InternVL:
     return InternVL(MINI, MINI / "adapter", template=SHORT, image_side=192, mask_side=64, placement=placement)
 
 
-def scores_of(judge: InternVL, scene: int = 1) -> list[float]:
+def scores_of(judge: InternVL, scene: int = 0) -> list[float]:
     """The scores of the first five objects of a scene of validation, as masks."""
     sample = SgdrSynth("val").sample(scene)
     group = [Candidate(region.mask, "given", 0.5) for region in sample.instances[:5]]
@@ -82,15 +83,18 @@ def test_mini_in_four_bits_scores_nearly_the_same(full: InternVL, rounded: Inter
 
 def test_four_bits_round_the_weights_and_change_nothing_else(full: InternVL, rounded: InternVL) -> None:
     """On a scene where that matters, the same model in full precision, filled with the rounded weights, agrees."""
-    again, base = mini("float32"), rounded.model.get_base_model()
+    # Fresh ones, because bitsandbytes packs the weights in another way when some processors first compute with them.
+    again, unused = mini("float32"), mini("nf4")
+    base = unused.model.get_base_model()
     with torch.no_grad():
-        for name, layer in quantised(rounded, bnb.nn.Linear4bit).items():
+        for name, layer in quantised(unused, bnb.nn.Linear4bit).items():
             weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
             adapted = name.removesuffix(".base_layer")
             change = base.get_submodule(adapted).get_delta_weight("default")
             again.model.get_submodule(adapted).weight.copy_(weight + change)
-    assert scores_of(rounded, 3) == pytest.approx(scores_of(again, 3), abs=1e-4)
-    assert scores_of(rounded, 3) != pytest.approx(scores_of(full, 3), abs=0.01)
+    # On processors with instructions for bfloat16, bitsandbytes computes in it.
+    assert scores_of(rounded, 13) == pytest.approx(scores_of(again, 13), abs=0.01)
+    assert scores_of(rounded, 13) != pytest.approx(scores_of(full, 13), abs=0.04)
 
 
 def test_mini_in_eight_bits_scores_nearly_the_same(full: InternVL, caplog: pytest.LogCaptureFixture) -> None:
@@ -204,7 +208,7 @@ def test_an_adapter_for_layers_that_the_model_has_not_is_told(base: Path, tmp_pa
 def test_an_adapter_of_another_width_is_told(base: Path, tmp_path: Path) -> None:
     adapter, _ = adapter_of(base, tmp_path, r=8)
     edit_json(adapter / "adapter_config.json", lambda values: values.update(r=4))
-    with pytest.raises(CheckpointError, match=r"mismatched tensors: .*lora_A\.weight \[8, 32\] instead of \[4, 32\]"):
+    with pytest.raises(CheckpointError, match=r"mismatched tensors: .*lora_A\.weight \[8, 64\] instead of \[4, 64\]"):
         load_internvl(base, adapter)
 
 
