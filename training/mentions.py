@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rea2seg.synth.programs import Anchor, Ranked
+from rea2seg.synth.programs import Anchor, Program, Ranked
 from rea2seg.synth.queries import Question
 from rea2seg.synth.worlds import World
 
@@ -11,7 +11,7 @@ from rea2seg.synth.worlds import World
 class Mention:
     """What must be looked up before a target can be found: these things, by index, at the end of these words.
 
-    That is what a question compares with, or what an ordinal counts past.
+    That is what a question compares with, what it selects from after a first step, or what an ordinal counts past.
     """
 
     words: str
@@ -24,6 +24,15 @@ class Mention:
         anchor: Anchor | None = getattr(program, "anchor", None)
         if anchor is not None:
             return cls(question.text[: question.text.rindex(anchor.name) + len(anchor.name)], (anchor.index,))
+        if question.pool:
+            return cls(question.text[: question.text.index(question.pool) + len(question.pool)], _pool(program, seen))
         if isinstance(program, Ranked) and (passed := program.passed(seen)):
             return cls(question.text.rstrip("?."), passed)
         return cls("")
+
+
+def _pool(program: Program, seen: World) -> tuple[int, ...]:
+    """What a program selects from."""
+    among: Program | None = getattr(program, "among", None)
+    found = None if among is None else among.targets(seen)
+    return tuple(thing.index for thing in seen.of_kind(str(program.kind))) if found is None else found

@@ -46,9 +46,9 @@ def read_run(folder: Path) -> Run:
     """The run in a folder. Raises `InputError` where there is none, or none that came to its end."""
     rows, command = tuple(read_rows(folder)), read_command(folder)
     if not rows or command.get("preset") not in PRESETS:
-        raise InputError(f"--compare: {str(folder)!r} holds no {ROWS} and {COMMAND} of a run")
+        raise InputError(f"{str(folder)!r} holds no {ROWS} and {COMMAND} of a run")
     if not (folder / METRICS).exists():
-        raise InputError(f"--compare: the run in {str(folder)!r} has not come to its end: give its command again")
+        raise InputError(f"the run in {str(folder)!r} has not come to its end: give its command again")
     return Run(folder, command, rows)
 
 

@@ -84,7 +84,8 @@ _TRIES = 12
 class Question:
     """A question about a rendered world, its answer as indices of things (and a part of them), and how to get there.
 
-    `target` is empty where nothing in the picture answers the question.
+    `target` is empty where nothing in the picture answers the question. `pool` are the words for what it selects from,
+    where they do not just name a kind.
     """
 
     text: str
@@ -95,6 +96,7 @@ class Question:
     part: str | None
     reasoning: str
     program: Program
+    pool: str = ""
 
     def truth(self, rendering: Rendering) -> Bool[np.ndarray, "h w"]:
         """Where the answer is seen."""
@@ -183,7 +185,7 @@ def propose(
         answer = f"{part} of {answer}" if part else answer
         reasoning = f"{proposal.hint}{proposal.program.reasoning(seen)} answer: {answer}."
         text = _worded(rng, proposal, granularity, part)
-        return Question(text, *entry, granularity, target, part, reasoning, proposal.program)
+        return Question(text, *entry, granularity, target, part, reasoning, proposal.program, proposal.pool)
     return None
 
 

@@ -153,7 +153,7 @@ def test_inside_are_the_tokens_whose_pixels_show_the_target(tokenizer, drawn):
 
 
 def test_mentions_end_with_the_last_word_for_what_is_looked_up(tokenizer, drawer):
-    compared, counted = 0, 0
+    compared, selected, counted = 0, 0, 0
     for seed in range(16):
         batch = drawer.batch(np.random.default_rng(seed), 2, "train")
         scene = draw_questions(np.random.default_rng(seed), COUNT, CATEGORIES, "train")
@@ -171,6 +171,10 @@ def test_mentions_end_with_the_last_word_for_what_is_looked_up(tokenizer, drawer
             if anchor is not None:
                 assert (mention.things, said.endswith(anchor.name)) == ((anchor.index,), True)
                 compared += 1
+            elif question.pool:
+                assert said.endswith(question.pool)
+                assert {*question.target} < {*mention.things}
+                selected += 1
             else:
                 assert not {*mention.things} & {*question.target}
                 assert question.text.startswith(said)
@@ -180,7 +184,7 @@ def test_mentions_end_with_the_last_word_for_what_is_looked_up(tokenizer, drawer
             boxes = CellMap.padded(shown.shape, GRID).boxes().round().int().clamp(min=0).tolist()
             covered = np.array([shown[top:bottom, left:right].sum() for left, top, right, bottom in boxes])
             assert covered[batch.mentioned[0, block]].min() > 0.25 * covered.max()
-    assert min(compared, counted) >= 3
+    assert min(compared, selected, counted) >= 3
 
 
 def test_the_points_on_a_target_are_sams_own_points(stage):
