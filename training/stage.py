@@ -18,6 +18,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from transformers.utils.logging import disable_progress_bar
 
+from training.attention import FullAttention
 from training.optim import Schedule, soap
 from training.progress import Progress
 from training.resuming import LastCheckpoint, WholeCheckpoints, refreshed
@@ -48,13 +49,17 @@ class Stage(LightningModule, ABC):
         """Write the weights in the layout that the library loads."""
 
     def training_step(self, batch: Any, index: int) -> Tensor:
-        parts = self.losses(batch)
+        parts = self._parts(batch)
         self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=len(batch))
         weighted = [weight * parts[name] for name, weight in self.LOSS.items() if name in parts]
         return torch.stack(weighted).sum()
 
     def validation_step(self, batch: Any, index: int) -> None:
-        self.log_dict({f"val/{name}": value for name, value in self.losses(batch).items()}, batch_size=len(batch))
+        self.log_dict({f"val/{name}": value for name, value in self._parts(batch).items()}, batch_size=len(batch))
+
+    def _parts(self, batch: Any) -> dict[str, Tensor]:
+        with FullAttention():
+            return self.losses(batch)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm of the gradient, which is clipped only afterwards, and the learning rate."""
