@@ -1,4 +1,4 @@
-# make infer | test | lint | train-mini [STEPS=50]: each sets up .venv first, if needed.
+# make infer | test | lint | train-mini [STEPS=50] | ablations [LIMIT=200]: each sets up .venv first, if needed.
 # SYSTEM_TORCH=1 uses the torch that the system's python3 already has.
 
 PYTHON ?= python3
@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(abspath $(VENV))/bin
 SYSTEM_TORCH ?=
 STEPS ?=
+# Samples of the test split. Ours: half an hour on two cores.
+LIMIT ?= 200
 ROOT := $(CURDIR)
 # A full training goes to runs/mini; a short one to a folder of its own, which may be thrown away.
 WORK := $(if $(STEPS),$(ROOT)/out/train-mini-$(STEPS),$(ROOT))
@@ -14,7 +16,7 @@ FIT := cd $(WORK) && $(BIN)/python -m
 TELL = @echo; echo "[$(1) of 11] $(2)"
 STAGE = @$(FIT) training.$(1) fit --config $(ROOT)/configs/train/$(2).yaml --ckpt_path last $(SHORT)
 
-.PHONY: infer test lint train-mini
+.PHONY: infer test lint train-mini ablations
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -71,3 +73,9 @@ train-mini: $(VENV)/installed-dev
 	$(call TELL,11,an answer)
 	@$(FIT) rea2seg.infer --weights runs/mini/shipped --image $(ROOT)/examples/scene.png \
 	    --query "$$(cat $(ROOT)/examples/scene.txt)" --out out/infer
+
+# Stopped and given again, it goes on where it was; a larger LIMIT keeps what a smaller one found.
+ablations: $(VENV)/installed
+	@# One thread: models as small as mini lose more by waiting for a second one than it gives.
+	OMP_NUM_THREADS=1 $(BIN)/python -m rea2seg.evaluate.ablations --table configs/evaluate/ablations.yaml \
+	    --benchmark sgdr-synth --limit $(LIMIT) --out out/ablations

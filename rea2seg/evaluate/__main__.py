@@ -5,18 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from rea2seg.cli import DONE, Parser, add_pipeline_options, chosen_config, natural, positive, run
+from rea2seg.cli import DONE, Parser, add_pipeline_options, chosen_config, run
 from rea2seg.config import Config
-from rea2seg.errors import ConfigError
-from rea2seg.evaluate.benchmarks import NAMES, Benchmark, open_benchmark
+from rea2seg.evaluate.benchmarks import Benchmark, add_benchmark_options, asked_of, benchmark_of
 from rea2seg.evaluate.comparing import Run, compare, comparison_json, comparison_table, read_run, require_paired
 from rea2seg.evaluate.judging import judge
 from rea2seg.evaluate.page import write_page
@@ -24,11 +21,10 @@ from rea2seg.evaluate.records import Records, fingerprint_of
 from rea2seg.evaluate.results import Results
 from rea2seg.evaluate.rows import Row
 from rea2seg.evaluate.tables import tables
+from rea2seg.evaluate.variants import SEARCHES, without
 from rea2seg.metrics import PRESETS
 from rea2seg.output import writable_folder, write_json
 from rea2seg.pipeline import Rea2Seg
-
-SEARCHES = {"prompt": "PromptSearch", "core": "CoreSearch", "attention": "AttentionSearch"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,14 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m rea2seg.evaluate", description="Measure a pipeline on a benchmark.")
-    parser.add_argument("--benchmark", choices=NAMES, help="what to run on; not with two runs to compare")
-    parser.add_argument("--root", type=Path, help="the folder of a jsonl benchmark: images/ and samples.jsonl")
-    parser.add_argument("--split", default="test", help="(default: test)")
-    parser.add_argument(
-        "--data-seed", type=natural, default=0, help="of a drawn benchmark (default: 0, the shipped one)"
-    )
-    parser.add_argument("--limit", type=positive, help="the first samples only")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="lisa", help="how IoU is counted (default: lisa)")
+    add_benchmark_options(parser, required=False)  # not with two runs to compare
     parser.add_argument("--without", choices=sorted(SEARCHES), nargs="+", action="extend", default=[], help="ablation")
     add_pipeline_options(parser)
     parser.add_argument("--out", type=Path, help="folder for report.html, metrics.json, per_sample.jsonl")
@@ -86,9 +75,10 @@ def _compare(first: Run, second: Run, out: Path | None) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     """Check everything, go through the samples that are not done yet, report."""
-    benchmark = open_benchmark(options.benchmark, options.root, options.split, options.data_seed, options.limit)
-    config = _without(chosen_config(options), options.without)
-    command, convention = _command(options, benchmark, config), PRESETS[options.preset]
+    benchmark = benchmark_of(options)
+    config = without(chosen_config(options), options.without)
+    command = {**asked_of(options, benchmark, config), "without": sorted(set(options.without))}
+    convention = PRESETS[options.preset]
     others = [read_run(folder) for folder in options.compare]
     for other in others:
         require_paired(command, other)
@@ -103,26 +93,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     for other in others:
         print(f"\n{comparison_table(compare(rows, other.rows, convention), 'this run', 'the other')}")
     return DONE
-
-
-def _without(config: Config, names: Sequence[str]) -> Config:
-    """The config with some of its searches left out."""
-    searches = [(search["class_path"].rsplit(".", 1)[-1], search) for search in config.seats["searches"]]
-    for name in names:
-        if SEARCHES[name] not in {own for own, _ in searches}:
-            raise ConfigError(f"config {config.name} has no {name} search to leave out")
-    kept = [search for own, search in searches if own not in {SEARCHES[name] for name in names}]
-    if not kept:
-        raise ConfigError("--without leaves no search to find candidates with")
-    return replace(config, seats={**config.seats, "searches": kept})
-
-
-def _command(options: argparse.Namespace, benchmark: Benchmark, config: Config) -> dict[str, Any]:
-    """What was asked, without paths and machines."""
-    names = ("benchmark", "split", "data_seed", "seed", "preset", "reasoning")
-    asked = {name: getattr(options, name) for name in names}
-    asked |= {"samples": benchmark.stamp, "limit": benchmark.count}
-    return {**asked, "without": sorted(set(options.without)), "config": config.name}
 
 
 def _rows(config: Config, benchmark: Benchmark, records: Records, seed: int) -> list[Row]:

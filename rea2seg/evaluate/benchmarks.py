@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+from rea2seg.cli import Parser, natural, positive
+from rea2seg.config import Config
 from rea2seg.data.native import FILE, NativeDataset
 from rea2seg.errors import InputError
+from rea2seg.metrics import PRESETS
 from rea2seg.structures import Sample
 from rea2seg.synth import SgdrSynth
 from rea2seg.synth.vocabulary import SIZES_OF_SPLITS, VERSION
@@ -53,3 +58,27 @@ def open_benchmark(name: str, root: Path | None, split: str, data_seed: int, lim
     size = len(dataset)
     stamp = hashlib.sha256((root / FILE).read_bytes()).hexdigest()
     return Benchmark(min(limit or size, size), lru_cache(4)(dataset.__getitem__), size, stamp)
+
+
+def add_benchmark_options(parser: Parser, required: bool = True) -> None:
+    """The options that say what a pipeline is measured on, and how IoU is counted."""
+    parser.add_argument("--benchmark", choices=NAMES, required=required, help="what to run on")
+    parser.add_argument("--root", type=Path, help="the folder of a jsonl benchmark: images/ and samples.jsonl")
+    parser.add_argument("--split", default="test", help="(default: test)")
+    parser.add_argument(
+        "--data-seed", type=natural, default=0, help="of a drawn benchmark (default: 0, the shipped one)"
+    )
+    parser.add_argument("--limit", type=positive, help="the first samples only")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="lisa", help="how IoU is counted (default: lisa)")
+
+
+def benchmark_of(options: argparse.Namespace) -> Benchmark:
+    """The benchmark that those options name."""
+    return open_benchmark(options.benchmark, options.root, options.split, options.data_seed, options.limit)
+
+
+def asked_of(options: argparse.Namespace, benchmark: Benchmark, config: Config) -> dict[str, Any]:
+    """What was asked of a pipeline, without paths and machines."""
+    names = ("benchmark", "split", "data_seed", "seed", "preset", "reasoning")
+    asked = {name: getattr(options, name) for name in names}
+    return {**asked, "samples": benchmark.stamp, "limit": benchmark.count, "config": config.name}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Bool
@@ -28,6 +29,19 @@ def judge(pipe: Rea2Seg, sample: Sample, other_question: str, convention: Conven
     candidates = pipe.candidates(scenes)
     ranking = pipe.rank(scenes, candidates)
     orders = _rival_orders(pipe, scenes[0], candidates, other_question, seed)
+    return measure(pipe, sample, scenes, ranking, convention, seed, orders)
+
+
+def measure(
+    pipe: Rea2Seg,
+    sample: Sample,
+    scenes: Sequence[Scene],
+    ranking: Ranking,
+    convention: Convention,
+    seed: int = 0,
+    orders: Mapping[str, Ranking] = MappingProxyType({}),
+) -> Row:
+    """The row of a sample that the pipeline has answered; `orders` are rivals' of the same candidates."""
     truth = _Truth(sample, convention)
     worths = truth.overlaps([candidate.mask for candidate in ranking.candidates])
     initial = _initial(scenes)

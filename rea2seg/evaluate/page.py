@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rea2seg.evaluate.benchmarks import Benchmark
-from rea2seg.evaluate.numerals import ends, number, percent, short_ends, signed, signed_ends, typeset
 from rea2seg.evaluate.pictures import Cases, Picture, pictures_of, telling_cases
 from rea2seg.evaluate.plots import best_of_first_plot, calibration_plot, groups_plot, recall_plot
 from rea2seg.evaluate.records import PAGE
 from rea2seg.evaluate.results import Results
 from rea2seg.evaluate.rows import Row
+from rea2seg.evaluate.templates import rendered, write_text
 from rea2seg.metrics import Convention
-from rea2seg.output import replacing
 
 KINDS = {
     "category": "By category",
@@ -47,28 +43,15 @@ def write_page(
     convention: Convention,
 ) -> None:
     """Write the report of rows in the benchmark's order. Nothing is asked of a model."""
-    text = page(command, results, list(_cases(rows, benchmark, convention)))
-    with replacing(folder / PAGE) as place:
-        place.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+    write_text(folder / PAGE, page(command, results, list(_cases(rows, benchmark, convention))))
 
 
 def page(command: dict[str, Any], results: Results, cases: Sequence[tuple[Cases, list[Shown]]]) -> str:
     """The report as HTML; all text from outside is escaped."""
-    environment = Environment(
-        autoescape=True,
-        loader=PackageLoader("rea2seg.evaluate", "."),
-        undefined=StrictUndefined,
-        # Else every statement of the template would leave an empty line in the page.
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        write.__name__: partial(_typeset, write) for write in (number, signed, percent, ends, signed_ends, short_ends)
-    }
     by_kind = {title: [one for one in results.summaries if one.kind == kind] for kind, title in KINDS.items()}
-    return environment.get_template("page.html.jinja").render(
-        asked={name: _plain(value) for name, value in command.items() if value not in (None, [])},
-        version=version("rea2seg"),
+    return rendered(
+        "page.html.jinja",
+        command,
         results=results,
         headline=results.headline,
         tables={title: summaries for title, summaries in by_kind.items() if summaries},
@@ -96,12 +79,3 @@ def _cases(rows: Sequence[Row], benchmark: Benchmark, convention: Convention) ->
             sample = benchmark.sample(place)
             shown.append(Shown(rows[place], sample.query, pictures_of(sample, rows[place], convention)))
         yield cases, shown
-
-
-def _plain(value: Any) -> str:
-    """A setting of the command in words."""
-    return ", ".join(value) if isinstance(value, list) else str(value)
-
-
-def _typeset(write: Callable[[Any], str], value: Any) -> str:
-    return typeset(write(value))

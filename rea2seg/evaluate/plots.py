@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from io import StringIO
 
@@ -109,6 +109,21 @@ def groups_plot(summaries: Sequence[Summary]) -> Markup:
         axes.set(xlabel="gIoU; the line is the 95% interval of top1", xlim=(0, 1))
         _legend_beside(axes)
         return _svg(figure, "gIoU by group")
+
+
+def differences_plot(names: Sequence[str], differences: Mapping[str, Sequence[Interval]]) -> Markup:
+    """Variants minus the pipeline with their intervals: one line for each, the keys one below the other."""
+    with _styled():
+        figure, axes = _figure(6.6, 1.0 + 0.34 * len(names))
+        for place, ((key, gaps), colour) in enumerate(zip(differences.items(), (BLUE, GREEN), strict=True)):
+            heights = [-line - 0.24 * place + 0.12 for line in range(len(names))]
+            axes.hlines(heights, [one.low for one in gaps], [one.high for one in gaps], color=_rgb(colour), lw=1.5)
+            axes.plot([one.mean for one in gaps], heights, "o", ms=5, color=_rgb(colour), label=key)
+        axes.axvline(0, color=INK, ls="--", lw=1)
+        axes.set(yticks=[-line for line in range(len(names))], yticklabels=[_legible(name) for name in names])
+        axes.set(xlabel="gIoU minus the pipeline's, with its 95% interval")
+        _legend_beside(axes)
+        return _svg(figure, "Differences to the pipeline")
 
 
 def _styled() -> AbstractContextManager[None]:
