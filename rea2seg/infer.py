@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ from rea2seg.config import Config
 from rea2seg.generator.candidates import AttentionSearch, CoreSearch
 from rea2seg.generator.seeds import seeds_of
 from rea2seg.masks import bbox_xywh, encode_rle
-from rea2seg.output import remove, writable_folder, write_json, write_mask, write_picture
+from rea2seg.output import finite, remove, writable_folder, write_json, write_mask, write_picture
 from rea2seg.pipeline import Rea2Seg
 from rea2seg.structures import Candidate, Query, Ranking, Scene, Score
 from rea2seg.visualize import attention_map, contact_sheet, overlay
@@ -115,20 +114,16 @@ def _entry(rank: int, index: int, candidate: Candidate, score: Score) -> dict[st
         "rank": rank,
         "index": index,
         "source": candidate.source,
-        "score": _number(score.iou),
-        "confidence": _number(score.confidence),
+        "score": finite(score.iou),
+        "confidence": finite(score.confidence),
         "fallback": score.fallback,
-        "quality": _number(candidate.quality),
+        "quality": finite(candidate.quality),
         "seed_xy": candidate.seed_xy,
         "segmentation": encode_rle(candidate.mask),
         "bbox": bbox_xywh(candidate.mask),
         "area": int(candidate.mask.sum()),
         "reasoning": score.reasoning,
     }
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else round(value, 6)
 
 
 def ranking_table(ranking: Ranking) -> str:

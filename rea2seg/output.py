@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -51,6 +52,11 @@ def write_json(path: Path, value: Any, sort_keys: bool = False) -> None:
     with replacing(path) as place:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, sort_keys=sort_keys)
         place.write_text(text + "\n", encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def finite(value: float | None) -> float | None:
+    """A number for JSON, to six decimals; None for what JSON has no number for."""
+    return None if value is None or not math.isfinite(value) else round(value, 6)
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:

@@ -12,9 +12,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from rea2seg import rivals
-from rea2seg.evaluate.rows import KEYS, Found, Row, finite
+from rea2seg.evaluate.rows import KEYS, Found, Row
 from rea2seg.masks import encode_rle
 from rea2seg.metrics import Convention, Overlap, best_of, overlaps
+from rea2seg.output import finite
 from rea2seg.pipeline import Rea2Seg
 from rea2seg.ranking import ByEvaluator
 from rea2seg.seeding import random_for
@@ -63,6 +64,7 @@ def measure(
         groups=groups,
         fallback=failed,
         warnings=ranking.warnings,
+        no_target=ranking.no_target,
         masks={name: encode_rle(mask) for name, mask in _masks(initial, ranking, worths, pairs["oracle"]).items()},
     )
 
@@ -96,7 +98,9 @@ def _choices(
     by_index = dict(zip(ranking.indices, worths, strict=True))
     firsts = {name: by_index[order.indices[0]] for name, order in orders.items()}
     best_of_three, best = best_of(worths[:3], truth.convention), best_of(worths, truth.convention)
-    return {"top1": worths[0], "top3": best_of_three, "oracle": best, **firsts}
+    # Whoever says that there is no target answers with an empty mask.
+    answer = truth.nothing if ranking.no_target else worths[0]
+    return {"top1": answer, "top3": best_of_three, "oracle": best, **firsts}
 
 
 def _initial(scenes: Sequence[Scene]) -> Bool[Tensor, "h w"] | None:
@@ -111,7 +115,8 @@ def _masks(
     """The masks to keep for pictures; of several equally good ones the best ranked is the oracle's."""
     masks = {} if initial is None else {"initial": initial}
     if ranking.best is not None:
-        masks |= {"top1": ranking.best.mask, "oracle": ranking.candidates[worths.index(best)].mask}
+        answer = ranking.best.mask & (not ranking.no_target)
+        masks |= {"top1": answer, "oracle": ranking.candidates[worths.index(best)].mask}
     return masks
 
 

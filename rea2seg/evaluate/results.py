@@ -58,7 +58,8 @@ class Results:
     """What an evaluation found. `gains` are top1 minus every other key, averaged like `average`.
 
     `no_target` samples have a place in the rows and in `best_of_first`, where they count as the convention says, and
-    none in `recall` and `calibration`: there is nothing that could be found.
+    none in `recall` and `calibration`: there is nothing that could be found. `refused` of them, and `falsely_refused`
+    of the others, were answered with `no target`, which a threshold of the selector allows for.
     """
 
     summaries: list[Summary]
@@ -67,6 +68,8 @@ class Results:
     recall: list[Recall]
     calibration: list[Calibration]
     no_target: int
+    refused: int
+    falsely_refused: int
     groups: int
     fallback: int
     no_candidates: int
@@ -88,6 +91,8 @@ class Results:
             recall=recall_by_source(rows, convention),
             calibration=[one for one in estimates if one.candidates],
             no_target=sum(not row.has_target for row in rows),
+            refused=sum(row.no_target and not row.has_target for row in rows),
+            falsely_refused=sum(row.no_target and row.has_target for row in rows),
             groups=sum(row.groups for row in rows),
             fallback=sum(row.fallback for row in rows),
             no_candidates=sum(not row.ranking for row in rows),
@@ -101,7 +106,11 @@ class Results:
                 "best_of_first": {name: [one.mean for one in line] for name, line in self.best_of_first.items()},
                 "recall": [asdict(line) for line in self.recall],
                 "calibration": [asdict(one) for one in self.calibration],
-                "no_target": self.no_target,
+                "no_target": {
+                    "samples": self.no_target,
+                    "refused": self.refused,
+                    "falsely_refused": self.falsely_refused,
+                },
             }
         )
         return found

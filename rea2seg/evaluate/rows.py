@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,7 +60,8 @@ class Row:
     """One sample. `overlaps` has the keys that the pipeline gives a meaning to, `target_area` the truth's pixels.
 
     `orders` are the rivals' orders of the candidates' indices, best first; `groups` were scored together, `fallback` of
-    them got no scores. `masks` are `initial`, `top1` and `oracle`, where there are such.
+    them got no scores. `masks` are `initial`, `top1` and `oracle`, where there are such. `no_target` is what the
+    pipeline answered: then `top1` is an empty mask.
     """
 
     id: str
@@ -76,6 +76,7 @@ class Row:
     fallback: int = 0
     warnings: tuple[str, ...] = ()
     masks: dict[str, Rle] = field(default_factory=dict, repr=False)
+    no_target: bool = False
 
     @property
     def has_target(self) -> bool:
@@ -105,6 +106,7 @@ class Row:
             "failures": {"fallback": self.fallback, "no_candidates": int(not self.ranking)},
             "warnings": list(self.warnings),
             "masks": self.masks,
+            "no_target": self.no_target,
         }
 
     @classmethod
@@ -123,9 +125,5 @@ class Row:
             fallback=line["failures"]["fallback"],
             warnings=tuple(line["warnings"]),
             masks=line.get("masks", {}),
+            no_target=line.get("no_target", False),
         )
-
-
-def finite(value: float | None) -> float | None:
-    """The number to six decimals, as `result.json` has it; None for what JSON has no number for."""
-    return None if value is None or not math.isfinite(value) else round(value, 6)

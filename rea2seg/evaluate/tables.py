@@ -99,4 +99,9 @@ def closing_lines(results: Results) -> str:
         told.append(f"samples without a Spearman, since they have too few values or equal ones: {', '.join(constant)}")
     if results.no_target:
         told.append(f"{results.no_target} samples have no target: recall and calibration leave them out")
+    if results.refused or results.falsely_refused:
+        told.append(
+            f"answered with no target: {results.refused} of the {results.no_target} samples that have none,"
+            f" {results.falsely_refused} that have one"
+        )
     return "\n".join(told)

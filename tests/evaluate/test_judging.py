@@ -4,7 +4,9 @@ from dataclasses import replace
 import pytest
 
 from rea2seg.evaluate.judging import judge
+from rea2seg.evaluate.results import Results
 from rea2seg.evaluate.rows import KEYS, Row
+from rea2seg.evaluate.tables import closing_lines
 from rea2seg.masks import decode_rle
 from rea2seg.metrics import Overlap
 from rea2seg.pipeline import Rea2Seg
@@ -131,6 +133,24 @@ def test_of_equally_good_candidates_the_oracle_takes_the_best_ranked():
     row = judge(pipeline(), sample(0), "the blue box", LISA)
     assert sum(found.overlap == row.overlaps["oracle"] for found in row.ranking) > 1
     assert row.masks["oracle"] == row.masks["top1"]
+
+
+def test_whoever_refuses_a_question_answers_with_an_empty_mask():
+    """The paint shop's estimates are exact: nothing is as good as what has no pixel of a colour that is missing."""
+    refusing = replace(pipeline(), selector=ByEvaluator(PaintEvaluator(), no_target_below=0.5))
+    row = judge(refusing, sample(0, "the pink box"), "the blue box", LISA)
+    assert row.no_target
+    assert row.overlaps["top1"] == Overlap(0, int(painted(IMAGE, "red").sum()))
+    assert not decode_rle(row.masks["top1"]).any()
+    assert row.overlaps["oracle"] != row.overlaps["top1"]
+    absent = judge(refusing, replace(sample(0, "the pink box"), truth=None), "the blue box", LISA)
+    assert absent.overlaps["top1"] == Overlap(0, 0)
+    answered = judge(refusing, sample(0), "the blue box", LISA)
+    assert not answered.no_target
+    assert Row.from_json(row.to_json(LISA)) == row
+    results = Results.of([row, absent, answered], LISA)
+    assert (results.no_target, results.refused, results.falsely_refused) == (1, 1, 1)
+    assert "answered with no target: 1 of the 1 samples that have none, 1 that have one" in closing_lines(results)
 
 
 def test_a_row_of_a_version_that_kept_no_candidates_can_be_read():

@@ -112,13 +112,13 @@ def test_questions_that_nothing_answers_go_through_everything(shop, capsys):
     odd = [sample(place, truth=None if place % 2 else sample(place).truth) for place in range(6)]
     write_native(odd, shop / "data")
     assert call(shop) == 0
-    assert metrics_of(shop)["no_target"] == 3
+    assert metrics_of(shop)["no_target"] == {"samples": 3, "refused": 0, "falsely_refused": 0}
     assert "3 samples have no target: recall and calibration leave them out" in capsys.readouterr().out
     assert "Answered where nothing fits" in (shop / "out" / "report.html").read_text()
     write_native([replace(one, truth=None) for one in odd], shop / "data")
     assert call(shop, out="none") == 0
     told = metrics_of(shop, "none")
-    assert (told["no_target"], told["recall"], told["calibration"]) == (6, [], [])
+    assert (told["no_target"]["samples"], told["recall"], told["calibration"]) == (6, [], [])
     assert row_of(told, "average")["gIoU"]["top1"] == 0.0
     assert row_of(told, "average")["efficiency"] is None
 
