@@ -51,7 +51,7 @@ LOOKS: dict[str, tuple[str, ...]] = {
     "texture": TEXTURES,
     "mark": ("", *MARKS),
 }
-MOST_LETTERS = 4
+MOST_LETTERS = 3
 NAMES = {
     **{name: len(values) for name, values in LOOKS.items()},
     "letters": MOST_LETTERS + 1,

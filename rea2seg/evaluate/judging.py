@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -17,7 +16,7 @@ from rea2seg.masks import encode_rle
 from rea2seg.metrics import Convention, Overlap, best_of, overlaps
 from rea2seg.output import finite
 from rea2seg.pipeline import Rea2Seg
-from rea2seg.ranking import ByEvaluator
+from rea2seg.ranking import ByEvaluator, shuffled_groups
 from rea2seg.seeding import random_for
 from rea2seg.structures import Candidate, Query, Ranking, Sample, Scene
 from rea2seg.text import clean_question
@@ -51,7 +50,7 @@ def measure(
         (pairs["initial"],) = truth.overlaps([initial])
     if sample.instances:
         (pairs["instance"],) = truth.overlaps([random_for(seed, f"{sample.id}/instance").choice(sample.instances).mask])
-    groups, failed = _groups(pipe, ranking)
+    groups, failed = _groups(pipe, sample.id, ranking)
     return Row(
         id=sample.id,
         category=sample.category,
@@ -92,11 +91,14 @@ class _Truth:
 def _choices(
     truth: _Truth, ranking: Ranking, worths: Sequence[Overlap], orders: Mapping[str, Ranking]
 ) -> dict[str, Overlap]:
-    """The overlap of every choice among the candidates; without any, that of an empty mask."""
+    """The overlap of every choice among the candidates; without any, that of an empty mask.
+
+    `top3` and `oracle` look at the candidates, whatever is answered.
+    """
     if not worths:
         return dict.fromkeys(("top1", "top3", "oracle", *orders), truth.nothing)
     by_index = dict(zip(ranking.indices, worths, strict=True))
-    firsts = {name: by_index[order.indices[0]] for name, order in orders.items()}
+    firsts = {name: truth.nothing if order.no_target else by_index[order.indices[0]] for name, order in orders.items()}
     best_of_three, best = best_of(worths[:3], truth.convention), best_of(worths, truth.convention)
     # Whoever says that there is no target answers with an empty mask.
     answer = truth.nothing if ranking.no_target else worths[0]
@@ -142,9 +144,10 @@ def _rival_orders(
     return orders
 
 
-def _groups(pipe: Rea2Seg, ranking: Ranking) -> tuple[int, int]:
-    """How many groups were scored together, and how many of them failed; only one of them can be short."""
+def _groups(pipe: Rea2Seg, id: str, ranking: Ranking) -> tuple[int, int]:
+    """How many groups were scored together, and in how many of them a score is missing."""
     if not isinstance(pipe.selector, ByEvaluator):
         return 0, 0
-    size, failed = pipe.selector.group, sum(score.fallback for score in ranking.scores)
-    return math.ceil(len(ranking) / size), math.ceil(failed / size)
+    groups = shuffled_groups(len(ranking), pipe.selector.group, pipe.selector.seed, id)
+    failed = {index for index, score in zip(ranking.indices, ranking.scores, strict=True) if score.fallback}
+    return len(groups), sum(not failed.isdisjoint(group) for group in groups)

@@ -88,6 +88,8 @@ def _judgement(row: Row, name: str) -> str:
     """Of a candidate: the evaluator's estimate, the rank that it led to, and which search found it."""
     if name == "initial":
         return ""
+    if name == "top1" and row.no_target:
+        return ", answered with no target"
     rank, found = next(
         (rank, found) for rank, found in enumerate(row.ranking, 1) if found.overlap == row.overlaps[name]
     )

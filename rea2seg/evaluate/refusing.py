@@ -8,6 +8,7 @@ threshold for `--no-target-below`, without running anything again; `--at` measur
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from scipy.stats import rankdata
 
 from rea2seg.cli import DONE, Parser, fraction, run, table
 from rea2seg.errors import InputError
-from rea2seg.evaluate.comparing import read_run
+from rea2seg.evaluate.comparing import Run, read_run
 from rea2seg.evaluate.numerals import number
 from rea2seg.evaluate.rows import Row
 
@@ -43,11 +44,13 @@ class Refusals:
 
 
 def best_scores(rows: Sequence[Row]) -> Float[np.ndarray, " n"]:
-    """The best estimate of every question; 0 without candidates. Questions whose groups all failed are left out."""
+    """The best estimate of every question, as the selector compares it with its threshold.
+
+    Without candidates it is below any threshold; where all groups failed, above any.
+    """
     known = [[found.score for found in row.ranking if found.score is not None] for row in rows]
-    return np.array(
-        [max(scores, default=0.0) for scores, row in zip(known, rows, strict=True) if scores or not row.ranking]
-    )
+    unknown = [math.inf if row.ranking else -math.inf for row in rows]
+    return np.array([max(scores, default=other) for scores, other in zip(known, unknown, strict=True)])
 
 
 def refusals_at(threshold: float, answerable: Float[np.ndarray, " n"], without: Float[np.ndarray, " m"]) -> Refusals:
@@ -77,8 +80,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+ALIKE = ("config", "preset", "reasoning", "without", "seed")
+"""What two runs must have in common for their scores to be of one pipeline, as far as a run tells."""
+
+
 def _report(options: argparse.Namespace) -> int:
-    answerable, without = _scores(options.answerable, True), _scores(options.no_target, False)
+    runs = read_run(options.answerable), read_run(options.no_target)
+    if differing := [name for name in ALIKE if runs[0].command.get(name) != runs[1].command.get(name)]:
+        raise InputError(f"the two runs are of another {', '.join(differing)}: their scores cannot be compared")
+    answerable, without = _scores(runs[0], True), _scores(runs[1], False)
     found = best_threshold(answerable, without) if options.at is None else refusals_at(options.at, answerable, without)
     head = ["--no-target-below", "refused without target", "refused falsely", "balanced accuracy", "AUROC"]
     values = [number(value) for value in (found.refused, found.falsely, found.balanced, found.auroc)]
@@ -87,16 +97,12 @@ def _report(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _scores(folder: Path, answerable: bool) -> Float[np.ndarray, " n"]:
-    """The best scores of a run. Raises `InputError` where a question is of the other kind, or nothing was scored."""
-    rows = read_run(folder).rows
-    if any(row.has_target != answerable for row in rows):
+def _scores(asked: Run, answerable: bool) -> Float[np.ndarray, " n"]:
+    """The best scores of a run. Raises `InputError` where a question is of the other kind."""
+    if any(row.has_target != answerable for row in asked.rows):
         wanted = "has a target" if answerable else "has none"
-        raise InputError(f"{str(folder)!r} must be a run on questions each of which {wanted}")
-    scores = best_scores(rows)
-    if not len(scores):
-        raise InputError(f"no group of {str(folder)!r} was scored: there is nothing to judge by")
-    return scores
+        raise InputError(f"{str(asked.folder)!r} must be a run on questions each of which {wanted}")
+    return best_scores(asked.rows)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,12 @@ PLACE_MARGIN = 0.04
 """The least difference of two places that decides a question, in widths (or heights) of the image. Ours: ten pixels of
 256, which one sees without measuring."""
 SIZE_MARGIN = 1.2
-"""The least ratio of two radii that decides a question. Ours: just below the least between two words for size."""
+"""The least ratio of two radii that decides a question. Ours: below 1.28, the least between two words for size."""
 DISTANCE_MARGIN = 1.25
 """The least ratio of two distances that decides a question. Ours: higher than for radii, which outlines show."""
+GAP_MARGIN = 0.03
+"""The least difference of two gaps that decides, in long sides of the image. Ours: eight pixels of 256, since a gap is
+reckoned from a circle round the thing, which few outlines fill."""
 HIDDEN_SHARES = (0.02, 0.12)
 """A thing is hidden by another from the second share of its pixels on, and not up to the first. Ours: less than an
 eighth may be taken for touching."""
@@ -35,11 +38,13 @@ def distance(thing: Thing, point: tuple[float, float]) -> float:
     return math.sqrt(dx * dx + dy * dy)
 
 
-def beside(world: World, thing: Thing, side: Side, centre: tuple[float, float]) -> bool | None:
+def beside(
+    world: World, thing: Thing, side: Side, centre: tuple[float, float], margin: float = PLACE_MARGIN
+) -> bool | None:
     """Whether a thing lies on a side of a place; None if too close to call."""
     horizontal = side in ("left", "right")
     offset = (thing.x - centre[0]) / world.width if horizontal else (thing.y - centre[1]) / world.height
-    if abs(offset) < PLACE_MARGIN:
+    if abs(offset) < margin:
         return None
     return offset < 0 if side in ("left", "above") else offset > 0
 

@@ -1,4 +1,4 @@
-"""Multi-step questions: every one takes at least two steps, none of which can be left out."""
+"""Multi-step questions: find something first and ask about it, read and compare, or tell a kind by what it is for."""
 
 from __future__ import annotations
 
@@ -179,13 +179,14 @@ def _found(rng: np.random.Generator, world: World, proposal: Proposal) -> Anchor
 
 
 def all_needed(proposal: Proposal, target: tuple[int, ...], world: World) -> bool:
-    """Whether no step of a question can be left out: without any of them, another answer would be as good."""
+    """Whether no step of a chain can be left out: without its filter, or with any other thing in place of the one that
+    an earlier step finds, the answer is another one, however close to call."""
     program = proposal.program
     if isinstance(program, Ranked) and program.among is not None:
-        return replace(program, among=None).targets(world) != target
+        return set(replace(program, among=None).nominal(world)) != {*target}
     other = getattr(program, "anchor", None)
     if isinstance(program, Ranked | Beside | Shared) and other is not None and other.by is not None:
         mates = [thing.index for thing in world.of_kind(world.things[other.index].kind) if thing.index != other.index]
-        answers = [replace(program, anchor=replace(other, index=mate)).targets(world) for mate in mates]
-        return any(answer != target for answer in answers)
+        answers = [replace(program, anchor=replace(other, index=mate)).nominal(world) for mate in mates]
+        return all({*answer} != {*target} for answer in answers)
     return True

@@ -1,8 +1,9 @@
 """Questions as small programs over a scene graph.
 
 `targets` runs a program: the indices it selects in the order in which the reasoning lists them, or None where the
-picture is too close to call. `reasoning` writes the same run down, step by step, without the answer. `kind` is the kind
-of thing a program selects from; `among`, itself a program, leaves only some of that kind to select from.
+picture is too close to call; `nominal` selects even there. `reasoning` writes the same run down, step by step, without
+the answer. `kind` is the kind of thing a program selects from; `among`, itself a program, leaves only some of that kind
+to select from.
 """
 
 from __future__ import annotations
@@ -11,7 +12,17 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from rea2seg.synth.descriptions import cell, cells
-from rea2seg.synth.measures import DISTANCE_MARGIN, PLACE_MARGIN, SIZE_MARGIN, Key, Side, along, distance, place
+from rea2seg.synth.measures import (
+    DISTANCE_MARGIN,
+    GAP_MARGIN,
+    PLACE_MARGIN,
+    SIZE_MARGIN,
+    Key,
+    Side,
+    along,
+    distance,
+    place,
+)
 from rea2seg.synth.vocabulary import PLURALS
 from rea2seg.synth.worlds import Thing, World
 
@@ -22,6 +33,8 @@ class Program(Protocol):
 
     @property
     def kind(self) -> str | None: ...
+
+    def nominal(self, world: World) -> tuple[int, ...]: ...
 
     def targets(self, world: World) -> tuple[int, ...] | None: ...
 
@@ -114,12 +127,19 @@ class Ranked:
 
     def _decided(self, world: World, ahead: list[Thing], behind: list[Thing]) -> bool:
         """Whether the order may be cut between two things that follow each other."""
-        if self.key == "distance":
-            # From centre to edge the order must be the same: people look at gaps as well.
-            gaps = [[self._value(world, thing) - thing.radius for thing in things] for things in (ahead, behind)]
-            if max(gaps[0]) >= min(gaps[1]):
+        if self.key in ("x", "y", "distance"):
+            # From centre to edge the order must be the same: people look at edges and gaps as well.
+            last, first = max(self._edge(world, one) for one in ahead), min(self._edge(world, one) for one in behind)
+            if first - last <= (GAP_MARGIN if self.key == "distance" else 0):
                 return False
         return self._clear(self._value(world, ahead[-1]), self._value(world, behind[0]))
+
+    def _edge(self, world: World, thing: Thing) -> float:
+        """Where a thing begins for whoever comes from the anchor, or from the side that one counts from."""
+        if self.key == "distance":
+            return self._value(world, thing) - thing.radius
+        centre = thing.x if self.key == "x" else thing.y
+        return centre - thing.radius if self.places[0] >= 0 else centre + thing.radius
 
     def _order(self, world: World) -> list[Thing]:
         return sorted(pool(world, self.kind, self.among) or [], key=lambda thing: self._value(world, thing))
@@ -130,18 +150,21 @@ class Ranked:
         counted = order[:ahead] if ahead >= 0 else order[len(order) + max(self.places) + 1 :]
         return tuple(thing.index for thing in counted)
 
-    def targets(self, world: World) -> tuple[int, ...] | None:
+    def nominal(self, world: World) -> tuple[int, ...]:
         order = self._order(world)
-        if self.key == "letters" and not all(thing.letters for thing in order):
+        reached = [place for place in self.places if -len(order) <= place < len(order)]
+        return tuple(order[place].index for place in sorted(place % len(order) for place in reached))
+
+    def targets(self, world: World) -> tuple[int, ...] | None:
+        order, chosen = self._order(world), self.nominal(world)
+        unread = self.key == "letters" and not all(thing.letters for thing in order)
+        if unread or len(chosen) < len(self.places):
             return None
-        if not all(-len(order) <= place < len(order) for place in self.places):
-            return None
-        taken = {place % len(order) for place in self.places}
         for cut in range(1, len(order)):
-            decides = (cut - 1 in taken) != (cut in taken)
+            decides = (order[cut - 1].index in chosen) != (order[cut].index in chosen)
             if decides and not self._decided(world, order[:cut], order[cut:]):
                 return None
-        return tuple(order[place].index for place in sorted(taken))
+        return chosen
 
     def reasoning(self, world: World) -> str:
         order = self._order(world)

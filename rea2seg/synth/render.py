@@ -24,7 +24,7 @@ MIN_PIXELS = 40
 
 _OUTLINE_SHADE = 0.6
 # First part, second part or whole.
-_PART_SHADES = (np.float32(0.66), np.float32(1.04))
+_PART_SHADES = (np.float32(0.74), np.float32(1.04))
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,8 @@ class Rendering:
 
     `instance_ids` is 0 on the background and i + 1 on thing i. `part_ids` is 0 on the background, 1 on the first part
     or on a thing without parts, 2 on the second part. `areas` counts the pixels of (first part, second part) of every
-    thing before anything in front hides them, `hidden[i, j]` those of thing i that thing j hides.
+    thing before anything in front hides them, `hidden[i, j]` those of thing i that thing j hides: where several things
+    lie over a pixel, the farthest of them does.
     """
 
     image: UInt8[np.ndarray, "h w 3"]

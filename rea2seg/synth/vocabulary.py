@@ -63,11 +63,13 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (238, 238, 238),
 }
 """RGB before light and texture."""
+GREYISH = "white"
+"""The colour that a shaded part has in common with many grounds: nothing has it where other things are camouflaged."""
 CAMOUFLAGED = "camouflaged"
 """The colour of things that look like the ground they lie on."""
 
 SIZES: dict[str, tuple[float, float]] = {"small": (0.05, 0.059), "medium": (0.076, 0.088), "large": (0.113, 0.128)}
-"""The range of radii for each word, in long sides of the image. Neighbours differ by a factor of 1.27 or more."""
+"""The range of radii for each word, in long sides of the image. Neighbours differ by a factor of 1.28 or more."""
 SPACIOUS = ("medium", "large")
 """The sizes at which strokes, marks and letters can be made out."""
 

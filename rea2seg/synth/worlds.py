@@ -14,6 +14,7 @@ from rea2seg.synth.vocabulary import (
     CAMOUFLAGED,
     COLOURS,
     FACES,
+    GREYISH,
     HELD_OUT,
     KINDS,
     MARKS,
@@ -143,6 +144,8 @@ def _dress(rng: np.random.Generator, kinds: list[str], novel: bool, theme: Theme
     things: list[Thing] = []
     for kind in dict.fromkeys(kinds):
         allowed = [colour for colour in COLOURS if novel or (kind, colour) not in HELD_OUT]
+        if theme == "camouflage":
+            allowed = [colour for colour in allowed if colour != GREYISH]
         palette = shuffled(rng, allowed)[: 2 + int(rng.integers(3))]
         spacious = kind in THIN or (theme in ("marks", "letters") and kind in _CROWDS[theme])
         choice = SPACIOUS if spacious else tuple(SIZES)
@@ -196,11 +199,15 @@ def _adorned(rng: np.random.Generator, things: list[Thing], theme: Theme) -> lis
 
 
 def _words(rng: np.random.Generator) -> list[str]:
-    """What may be written on the things of a world: a few single letters, or words of one to four letters."""
+    """What may be written on the things of a world: a few single letters, or words of one to three letters.
+
+    No two words have the same letters, so that "the same letters" means one thing.
+    """
     alphabet = shuffled(rng, ALPHABET)
     if rng.random() < 0.35:
         return alphabet[:3]
-    return ["".join(shuffled(rng, alphabet)[:length]) for length in (1, 1, 2, 2, 3, 3, 4)]
+    words = ["".join(shuffled(rng, alphabet)[:length]) for length in (1, 1, 2, 2, 3, 3)]
+    return [*{"".join(sorted(word)): word for word in words}.values()]
 
 
 def _clear_of(thing: Thing, other: Thing) -> bool:

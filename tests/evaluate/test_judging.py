@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from rea2seg.evaluate.judging import judge
+from rea2seg.evaluate.pictures import pictures_of
 from rea2seg.evaluate.results import Results
 from rea2seg.evaluate.rows import KEYS, Row
 from rea2seg.evaluate.tables import closing_lines
@@ -12,7 +13,7 @@ from rea2seg.metrics import Overlap
 from rea2seg.pipeline import Rea2Seg
 from rea2seg.ranking import ByEvaluator
 from rea2seg.rivals import quality
-from rea2seg.structures import Candidate, Query
+from rea2seg.structures import Candidate, Query, Score
 from tests.evaluate.paint import COLOURS, IMAGE, LISA, pipeline, sample
 from tests.fakes import PaintEvaluator, PaintSegmenter, painted
 
@@ -135,6 +136,19 @@ def test_of_equally_good_candidates_the_oracle_takes_the_best_ranked():
     assert row.masks["oracle"] == row.masks["top1"]
 
 
+def test_a_group_failed_if_one_of_its_scores_is_missing():
+    """Two unusable scores in two groups are two groups that failed, not one."""
+
+    class Unsure(PaintEvaluator):
+        def score(self, query, groups):
+            judged = super().score(query, groups)
+            return [[Score(float("nan")), *scores[1:]] for scores in judged]
+
+    pipe = replace(pipeline(), selector=ByEvaluator(Unsure()))
+    row = judge(pipe, sample(0), "the blue box", LISA)
+    assert row.fallback == row.groups > 1
+
+
 def test_whoever_refuses_a_question_answers_with_an_empty_mask():
     """The paint shop's estimates are exact: nothing is as good as what has no pixel of a colour that is missing."""
     refusing = replace(pipeline(), selector=ByEvaluator(PaintEvaluator(), no_target_below=0.5))
@@ -143,6 +157,9 @@ def test_whoever_refuses_a_question_answers_with_an_empty_mask():
     assert row.overlaps["top1"] == Overlap(0, int(painted(IMAGE, "red").sum()))
     assert not decode_rle(row.masks["top1"]).any()
     assert row.overlaps["oracle"] != row.overlaps["top1"]
+    assert row.overlaps["blind"] == row.overlaps["top1"]  # it refuses too, and is not measured by a mask
+    shown = pictures_of(sample(0), row, LISA)
+    assert ["answered with no target" in picture.note for picture in shown] == [False, False, True, False]
     absent = judge(refusing, replace(sample(0, "the pink box"), truth=None), "the blue box", LISA)
     assert absent.overlaps["top1"] == Overlap(0, 0)
     answered = judge(refusing, sample(0), "the blue box", LISA)

@@ -19,9 +19,10 @@ def row(name: str, *scores: float | None, area: int = 9) -> Row:
     return Row(name, "geometric", "ordinal", "object", {}, area, found)
 
 
-def test_the_best_score_counts_and_failed_questions_do_not() -> None:
+def test_the_best_score_counts_as_it_does_for_the_selector() -> None:
     rows = [row("a", 0.2, 0.7, None), row("b", None, None), row("c")]
-    assert best_scores(rows).tolist() == [0.7, 0.0]
+    assert best_scores(rows).tolist() == [0.7, np.inf, -np.inf]
+    assert refusals_at(0.0, best_scores(rows), best_scores(rows)).refused == pytest.approx(1 / 3)
 
 
 def test_shares_and_area_are_as_counted_by_hand() -> None:
@@ -61,6 +62,13 @@ def test_the_command_chooses_and_measures(runs: tuple[Path, Path], capsys: pytes
     assert capsys.readouterr().out.splitlines()[2].split() == ["0.21", "0.500", "0.000", "0.750", "0.750"]
     assert refusing.main([*paths, "--at", "0.7"]) == 0
     assert capsys.readouterr().out.splitlines()[2].split() == ["0.70", "1.000", "0.500", "0.750", "0.750"]
+
+
+def test_runs_of_two_pipelines_are_refused(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    other = {"command": {"preset": "lisa", "config": "large"}, "fingerprint": ""}
+    (runs[1] / "command.json").write_text(json.dumps(other))
+    assert refusing.main([str(run) for run in runs]) == 2
+    assert "the two runs are of another config" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

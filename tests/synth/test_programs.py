@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from rea2seg.synth.filters import Beside, Counted, Described, Overlapping, Shared
+from rea2seg.synth.multi_step import all_needed
 from rea2seg.synth.programs import Anchor, Program, Ranked
+from rea2seg.synth.proposals import Proposal
 from rea2seg.synth.worlds import Thing, World
 
 
@@ -240,3 +242,49 @@ def test_what_has_no_mark_shares_none() -> None:
 def test_a_place_beyond_the_end_selects_nothing() -> None:
     few = Ranked("star", "x", (2,), "third from left", among=Described("star", mark="cross"))
     assert few.targets(LETTERS) is None
+
+
+@pytest.mark.parametrize(
+    ("program", "target", "needed"),
+    [
+        # Of those with a cross the largest is not the largest of all; of those to the left of the ball it is.
+        (Ranked("star", "size", (0,), "largest", among=Described("star", mark="cross")), (1,), True),
+        (Ranked("star", "size", (0,), "largest", among=Beside("star", "left", BALL)), (2,), False),
+        # The cup that is nearest to the largest star is nearest to the star on the left too, but not to the others.
+        (Ranked("cup", "distance", (0,), "closest", Anchor(2, "largest star", LARGEST_STAR)), (5,), False),
+        # To the left of the topmost cup are three stars, to the left of the other cup none.
+        (
+            Beside("star", "left", Anchor(4, "topmost cup", Ranked("cup", "y", (0,), "topmost"))),
+            (0, 1, 2),
+            True,
+        ),
+        (Ranked("star", "letters", (0,), "most"), (7,), True),
+    ],
+)
+def test_a_step_is_needed_if_the_answer_changes_without_it(
+    program: Program, target: tuple[int, ...], needed: bool
+) -> None:
+    assert program.nominal(LETTERS) == target
+    assert all_needed(Proposal(program, (), ()), target, LETTERS) is needed
+
+
+def test_a_step_that_is_only_too_close_to_call_is_not_needed() -> None:
+    """Without the filter two stars are nearly as large as each other: nobody needs it to name the larger one."""
+    things = list(LETTERS.things)
+    things[1] = replace(things[1], radius=0.115)
+    world = replace(LETTERS, things=tuple(things))
+    program = Ranked("star", "size", (0,), "largest", among=Beside("star", "below", HOUSE))
+    assert program.targets(world) == (2,)
+    assert replace(program, among=None).targets(world) is None
+    assert not all_needed(Proposal(program, (), ()), (2,), world)
+
+
+def test_the_order_of_places_is_that_of_the_edges_too() -> None:
+    """Star 1 begins farther left than star 0 ends up: large things reach beyond the centres of small ones."""
+    assert Ranked("star", "x", (0,), "leftmost").targets(STARS_AND_CUPS) == (0,)
+    things = list(STARS_AND_CUPS.things)
+    things[1] = replace(things[1], x=0.18, radius=0.12)
+    world = replace(STARS_AND_CUPS, things=tuple(things))
+    assert Ranked("star", "x", (0,), "leftmost").nominal(world) == (0,)
+    assert Ranked("star", "x", (0,), "leftmost").targets(world) is None
+    assert Ranked("star", "x", (-4,), "fourth from right").targets(world) == (0,)

@@ -69,18 +69,18 @@ def test_no_attribute_of_the_target_is_given_away() -> None:
                 assert getattr(world.things[anchor.index], question.program.attribute) not in named  # type: ignore[union-attr]
 
 
-def test_no_step_can_be_left_out() -> None:
+def test_chains_lead_from_one_thing_to_another() -> None:
+    chained = 0
     for world, _, question in of_category("multi-step"):
-        program = question.program
-        among, anchor = getattr(program, "among", None), getattr(program, "anchor", None)
+        among, anchor = getattr(question.program, "among", None), getattr(question.program, "anchor", None)
         if among is not None:
-            assert len(among.targets(world)) > len(question.target)
-            assert replace(program, among=None).targets(world) != question.target  # type: ignore[type-var]
+            assert {*question.target} < {*among.targets(world)}
+            chained += 1
         if anchor is not None and anchor.by is not None:
             assert anchor.by.targets(world) == (anchor.index,)
-            mates = {thing.index for thing in world.of_kind(world.things[anchor.index].kind)} - {anchor.index}
-            others = [replace(program, anchor=replace(anchor, index=mate)) for mate in mates]  # type: ignore[type-var]
-            assert any(other.targets(world) != question.target for other in others)
+            assert len(world.of_kind(world.things[anchor.index].kind)) > 1
+            chained += 1
+    assert chained > 10
 
 
 def test_common_sense_does_not_name_the_kind() -> None:

@@ -37,7 +37,7 @@ def test_the_same_seed_gives_the_same_pixels_everywhere() -> None:
         rendering = render(sample_world(np.random.default_rng(seed), "test"))
         for array in (rendering.image, rendering.instance_ids, rendering.part_ids):
             digest.update(np.ascontiguousarray(array).tobytes())
-    assert digest.hexdigest() == "5f64a78f151bcf700eb228e49d9a91fd8f096cbb19180fb9d25cbb4a3b368e8c", (
+    assert digest.hexdigest() == "278d0f3d6e23963b3efaddebd096d24813ca2e89b930d1c04664ad32247a5c0a", (
         "other pixels: raise VERSION and write the new digest here"
     )
 
@@ -106,6 +106,7 @@ def test_camouflaged_things_are_nearer_to_their_ground_than_others() -> None:
             steps[thing.colour == CAMOUFLAGED].append(float(np.abs(surface - ground).mean()))
     # Some difference is left to be seen.
     assert 4 < np.median(steps[True]) < 0.4 * np.median(steps[False])
+    assert min(steps[False]) > np.median(steps[True])
 
 
 def test_some_things_are_hidden_where_that_is_the_theme() -> None:
@@ -138,8 +139,8 @@ def test_letters_and_marks_cannot_be_mistaken_for_each_other() -> None:
     for names in (ALPHABET, MARKS):
         drawn = [inked(name, u, v, 1.0) for name in names]
         for one, other in itertools.combinations(drawn, 2):
-            # At least one of the fifteen squares of a letter differs.
-            assert (one ^ other).sum() >= 0.05 * (one | other).sum()
+            # Three of the fifteen squares of a letter, of which at most ten have ink.
+            assert (one ^ other).sum() >= 0.2 * (one | other).sum()
 
 
 def test_a_world_without_a_theme_is_of_any() -> None:
@@ -153,14 +154,15 @@ def test_every_world_has_a_crowd() -> None:
 
 def test_sizes_of_different_words_are_clearly_different() -> None:
     ranges = list(SIZES.values())
-    assert all(above[0] / below[1] >= 1.27 for below, above in itertools.pairwise(ranges))
+    assert all(above[0] / below[1] >= 1.28 for below, above in itertools.pairwise(ranges))
     for world, _ in pictures():
         assert all(SIZES[thing.size][0] <= thing.radius <= SIZES[thing.size][1] for thing in world.things)
 
 
 def combinations(split: str) -> set[tuple[str, str]]:
     rng = np.random.default_rng(0)
-    return {(thing.kind, thing.colour) for _ in range(100) for thing in sample_world(rng, split).things}
+    themes: list[Theme] = ["plain"] * 60 + ["thin"] * 40
+    return {(thing.kind, thing.colour) for theme in themes for thing in sample_world(rng, split, theme).things}
 
 
 def test_held_out_combinations_are_seen_in_test_only() -> None:
