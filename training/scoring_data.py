@@ -10,7 +10,7 @@ settings are refused.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from jsonargparse import auto_cli
 from PIL import Image
 from tqdm import tqdm
 
-from rea2seg.config import load_config
+from rea2seg.config import Config, load_config
 from rea2seg.errors import InputError
 from rea2seg.masks import encode_rle, iou
 from rea2seg.output import write_json, write_picture
@@ -28,6 +28,7 @@ from rea2seg.structures import Query
 from rea2seg.synth.descriptions import describe_mask
 from rea2seg.synth.queries import Question, questions
 from rea2seg.synth.render import Rendering, look
+from rea2seg.synth.vocabulary import VERSION
 from rea2seg.synth.worlds import World
 from training.batches import stream
 from training.scenes import sample_scene, to_tensor
@@ -74,6 +75,13 @@ def digest(weights: Path) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
+def settings_of(config: Config, weights: Path, per_scene: int, categories: Sequence[str]) -> dict[str, Any]:
+    """What rows depend on, beside their picture: scenes of another version of the benchmark are others too."""
+    searches = json.loads(json.dumps(config.seats["searches"], default=str))
+    asked = {"benchmark": VERSION, "per_scene": per_scene, "categories": [*categories]}
+    return {"weights": digest(weights), "searches": searches, **asked}
+
+
 def claim(out: Path, settings: dict[str, Any]) -> None:
     """Write what the rows of this folder are made with. Raises InputError if it holds rows that were made otherwise."""
     file = out / SETTINGS
@@ -110,7 +118,7 @@ def scoring_data(
     """Write the rows of `scenes` pictures with `per_scene` questions each. `weights` replaces the pipeline's own."""
     config = load_config(pipeline, weights, selector={"class_path": "rea2seg.rivals.Random"})
     (out / "images").mkdir(parents=True, exist_ok=True)
-    claim(out, {"weights": digest(weights), "per_scene": per_scene, "categories": [*categories]})
+    claim(out, settings_of(config, weights, per_scene, categories))
     model = Rea2Seg(**config.build())
     finished = done(out / ROWS)
     left = [index for index in range(scenes) if image_of(seed, index) not in finished]

@@ -11,6 +11,7 @@ from rea2seg.errors import InputError
 from rea2seg.images import load_image
 from rea2seg.masks import decode_rle, iou
 from tests.training.stages import SCORING
+from training import scoring_data as module
 from training.scored_rows import Mixed, ScoredRows
 from training.scoring_data import scoring_data
 
@@ -56,6 +57,12 @@ def test_scoring_data_of_other_settings_are_not_mixed(work):
     with pytest.raises(InputError, match="other weights or settings"):
         scoring_data(**SCORING | {"weights": work / "shipped", "out": work / "scoring", "per_scene": 1})
     assert len((work / "scoring/rows.jsonl").read_text().splitlines()) == 6
+
+
+def test_rows_of_another_version_of_the_scenes_are_not_gone_on_with(work, monkeypatch):
+    monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
+    with pytest.raises(InputError, match="other weights or settings"):
+        scoring_data(**SCORING | {"weights": work / "shipped", "out": work / "scoring"})
 
 
 def test_scored_rows_give_groups_of_their_candidates(work, rows):
