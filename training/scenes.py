@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from rea2seg.synth.queries import THEMES, Question, entries_of, questions
+from rea2seg.synth.queries import THEME_OF, Question, entries_of, questions
 from rea2seg.synth.render import Rendering, render, sample_world
 from rea2seg.synth.worlds import Theme, World, pick
 from training.batches import Movable
@@ -38,7 +38,7 @@ def scene_with_questions(
     The world is one that a component of these categories needs, or of any theme where that one needs none.
     """
     while True:
-        world, rendering = sample_scene(rng, split, THEMES.get(pick(rng, entries_of(categories))))
+        world, rendering = sample_scene(rng, split, THEME_OF.get(pick(rng, entries_of(categories))))
         asked = questions(rng, world, rendering, count, categories)
         if len(asked) == count:
             return world, rendering, asked

@@ -16,7 +16,7 @@ from rea2seg.synth.queries import (
     COMPONENTS,
     GRANULARITIES,
     NO_TARGET,
-    THEMES,
+    THEME_OF,
     Entry,
     Question,
     propose,
@@ -89,7 +89,7 @@ class SgdrSynth:
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
         entry, granularity = self.entry(index)
         while True:
-            world = sample_world(rng, self.split, THEMES.get(entry, "plain"))
+            world = sample_world(rng, self.split, THEME_OF.get(entry, "plain"))
             rendering = render(world, self.side)
             seen = look(world, rendering)
             if self.split == "no_target":

@@ -33,6 +33,11 @@ _SHAREABLE: tuple[Attribute, ...] = ("colour", "colour", "texture")
 _HALVES: dict[Side, str] = {"left": "left", "right": "right", "above": "upper", "below": "lower"}
 
 
+def nth(end: int, rank: int) -> int:
+    """The place `rank` steps into an order, from its first (end 0) or from its last place (end -1)."""
+    return rank if end == 0 else end - rank
+
+
 def several(end: int, count: int) -> tuple[int, ...]:
     """The first places of an order (end 0), or the last ones (end -1)."""
     return tuple(range(count)) if end == 0 else tuple(range(-count, 0))
@@ -54,7 +59,7 @@ def by_size(rng: np.random.Generator, few: Few, granularity: Granularity) -> Pro
         return Proposal(program, (f"the {named} {few.plural}",), (f"are the {named}",))
     rank = pick(rng, (0, 0, 1)) if few.total > 2 else 0
     before = "second " * rank
-    program = Ranked(few.kind, "size", (end - rank if end else rank,), before + words[0])
+    program = Ranked(few.kind, "size", (nth(end, rank),), before + words[0])
     clauses = (f"is the {before}{word}", f"is the {before}{word} of all")
     return Proposal(program, (f"the {before}{word} {few.kind}",), clauses[: 1 if few.filtered else 2])
 
@@ -122,7 +127,7 @@ def by_order(rng: np.random.Generator, few: Few, granularity: Granularity) -> Pr
     if few.total % 2 and rng.random() < 0.2:
         return _middle(few, key)
     rank = pick(rng, range(1, few.total - 1))
-    program = Ranked(few.kind, key, (rank if end == 0 else -1 - rank,), f"{ORDINALS[rank]} from {side}")
+    program = Ranked(few.kind, key, (nth(end, rank),), f"{ORDINALS[rank]} from {side}")
     phrases = (f"the {ORDINALS[rank]} {few.kind} {origin}", f"the {ORDINALS[rank]} {few.kind} counted {origin}")
     return Proposal(program, phrases, (f"is the {ORDINALS[rank]} {origin}", f"comes {ORDINALS[rank]} {origin}"))
 

@@ -14,6 +14,7 @@ from rea2seg.synth.geometric import (
     by_order,
     by_position,
     by_size,
+    nth,
     ordinal,
     relative_position,
     relative_size,
@@ -135,7 +136,7 @@ def _by_letters(rng: np.random.Generator, few: Few, granularity: Granularity) ->
         return Proposal(program, (phrase,), (f"are the {NUMBERS[count]} with the {word} letters",))
     rank = pick(rng, (0, 0, 1))
     label = "second " * rank + word
-    program = Ranked(few.kind, "letters", (end - rank if end else rank,), label)
+    program = Ranked(few.kind, "letters", (nth(end, rank),), label)
     phrases = (f"the {few.kind} with the {label} letters", f"the {few.kind} on which the {label} letters are written")
     return Proposal(program, phrases, (f"has the {label} letters",))
 

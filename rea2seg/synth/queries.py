@@ -62,7 +62,7 @@ NO_TARGET: dict[Entry, Component] = {
     ("attribute", "attribute"): absent,
 }
 """The same for questions that nothing in the picture answers, in the order in which a dataset takes turns."""
-THEMES: dict[Entry, Theme] = {
+THEME_OF: dict[Entry, Theme] = {
     ("discriminative", "camouflage"): "camouflage",
     ("discriminative", "occlusion"): "occlusion",
     ("discriminative", "thin structures"): "thin",
@@ -212,9 +212,9 @@ def questions(
     `categories` may hold names of components too; what is named twice is asked for twice as often. Raises InputError
     for other names.
     """
-    entries = [entry for entry in entries_of(categories) if THEMES.get(entry, world.theme) == world.theme]
+    entries = [entry for entry in entries_of(categories) if THEME_OF.get(entry, world.theme) == world.theme]
     # What can be asked only here is asked more often here.
-    entries += [entry for entry in entries if entry in THEMES] * 4
+    entries += [entry for entry in entries if entry in THEME_OF] * 4
     seen = look(world, rendering)
     found: dict[str, Question] = {}
     for _ in range(4 * count):

@@ -5,7 +5,7 @@ import numpy as np
 from rea2seg.structures import Granularity
 from rea2seg.synth.descriptions import NUMBERS, plural
 from rea2seg.synth.filters import Beside, Counted
-from rea2seg.synth.geometric import several
+from rea2seg.synth.geometric import nth, several
 from rea2seg.synth.measures import Side
 from rea2seg.synth.programs import Ranked
 from rea2seg.synth.proposals import Few, FindAnchor, Proposal, anchor, article, be, crowd, have, noun
@@ -61,7 +61,7 @@ def by_distance(
         return Proposal(program, (phrase,), (f"are the {NUMBERS[count]} {word}",))
     rank = pick(rng, (0, 0, 0, 1)) if few.total > 2 else 0
     before, kind = "second " * rank, few.kind
-    program = Ranked(kind, "distance", (rank if end == 0 else -1 - rank,), before + label, other)
+    program = Ranked(kind, "distance", (nth(end, rank),), before + label, other)
     phrases = (f"the {kind} that is {before}{word}",) if rank else (f"the {kind} {word}", f"the {kind} that is {word}")
     return Proposal(program, phrases, (f"is {before}{word}",))
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rea2seg.synth.queries import COMPONENTS, RELATIONAL, THEMES, Question, propose
+from rea2seg.synth.queries import COMPONENTS, RELATIONAL, THEME_OF, Question, propose
 from rea2seg.synth.render import look, render, sample_world
 from rea2seg.synth.vocabulary import CAMOUFLAGED, COLOURS, KINDS, MARKS, SIZES, TEXTURES
 from rea2seg.synth.worlds import Thing, World
@@ -33,13 +33,13 @@ def asked(split: str, count: int) -> dict[tuple[str, str], Asked]:
     """Questions with one target from every relational component: each once about each of `count` worlds of a theme."""
     rng, found = np.random.default_rng(3), defaultdict(list)
     entries = [entry for entry in COMPONENTS if entry[0] in RELATIONAL]
-    for theme in sorted({THEMES.get(entry, "plain") for entry in entries}):
+    for theme in sorted({THEME_OF.get(entry, "plain") for entry in entries}):
         for _ in range(count):
             world = sample_world(rng, split, theme)
             rendering = render(world, side=160)
             seen = look(world, rendering)
             for entry in entries:
-                if THEMES.get(entry, "plain") == theme:
+                if THEME_OF.get(entry, "plain") == theme:
                     question = propose(rng, seen, rendering, entry, "object")
                     found[entry] += [] if question is None else [(seen, question)]
     return found
