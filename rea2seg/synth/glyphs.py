@@ -27,9 +27,9 @@ _BITS = {
     "crescent": "0011110 0111000 1110000 1110000 1110000 0111000 0011110",
 }
 _TALLEST = 0.75
-"""Of letters, in radii."""
+"""Of letters, in radii. Ours: they fit below the roof of a house."""
 _MARK = 0.62
-"""The side of a mark, in radii, where there is room for it."""
+"""The side of a mark, in radii, where there is room for it. Ours: 13 pixels of 256 on a medium thing."""
 
 
 @cache

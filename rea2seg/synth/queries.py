@@ -77,7 +77,9 @@ GRANULARITIES: tuple[Granularity, ...] = ("object", "group", "object", "part", "
 """One turn of granularities: 60% objects, 20% groups, 20% parts."""
 
 _MIN_PART_PIXELS = 24 / (256 * 256)
+"""The least share of the picture that a part shows to be asked for. Ours: five by five pixels of 256."""
 _TRIES = 12
+"""Draws before another world is taken. Ours: a world costs as much as some dozen of them."""
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,10 @@ def _blend(
 
 
 def _like_the_ground(thing: Thing, shade: Field, depth: Field) -> Field:
-    """How much brighter or darker than the ground a camouflaged thing is, pixel by pixel."""
+    """How much brighter or darker than the ground a camouflaged thing is, pixel by pixel.
+
+    The numbers are ours: a step of 13% and a faint outline are found by whoever looks for them.
+    """
     tone = 1.13 if thing.mirrored else 0.87
     outline = np.where(depth < 1.4, np.float32(0.86), np.float32(1))
     faint: Field = (tone + 0.6 * (shade - 1)) * outline

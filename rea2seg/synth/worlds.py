@@ -211,7 +211,10 @@ def _words(rng: np.random.Generator) -> list[str]:
 
 
 def _clear_of(thing: Thing, other: Thing) -> bool:
-    """Whether two things may stand where they do: apart if of one kind, overlapping a little if not."""
+    """Whether two things may stand where they do: apart if of one kind, overlapping a little if not.
+
+    The distances are ours: 0.145 keeps two of a kind in cells of their own, which the reasoning names them by.
+    """
     reach = thing.radius + other.radius
     if thing.kind == other.kind:
         apart = max(1.15 * reach, 0.145)
@@ -233,7 +236,10 @@ def _covering(rng: np.random.Generator, things: list[Thing]) -> dict[int, int]:
 def _spot(
     rng: np.random.Generator, thing: Thing, onto: Thing | None, width: float, height: float
 ) -> tuple[float, float]:
-    """A place inside the image for a thing, anywhere or half upon another."""
+    """A place inside the image for a thing, anywhere or half upon another.
+
+    Ours: at 0.45 to 0.62 of the sum of the radii the one behind keeps about two thirds.
+    """
     edge = 1.17 * thing.radius
     if onto is None:
         return _uniform(rng, edge, width - edge), _uniform(rng, edge, height - edge)
