@@ -238,7 +238,7 @@ def _spot(
 ) -> tuple[float, float]:
     """A place inside the image for a thing, anywhere or half upon another.
 
-    Ours: at 0.45 to 0.62 of the sum of the radii the one behind keeps about two thirds.
+    Ours: at 0.45 to 0.62 of the sum of the radii the one behind keeps three quarters in the middle, half at the least.
     """
     edge = 1.17 * thing.radius
     if onto is None:
