@@ -79,6 +79,6 @@ def benchmark_of(options: argparse.Namespace) -> Benchmark:
 
 def asked_of(options: argparse.Namespace, benchmark: Benchmark, config: Config) -> dict[str, Any]:
     """What was asked of a pipeline, without paths and machines."""
-    names = ("benchmark", "split", "data_seed", "seed", "preset", "reasoning")
+    names = ("benchmark", "split", "data_seed", "seed", "preset", "reasoning", "no_target_below")
     asked = {name: getattr(options, name) for name in names}
     return {**asked, "samples": benchmark.stamp, "limit": benchmark.count, "config": config.name}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
@@ -22,8 +23,8 @@ from rea2seg.synth.geometric import (
     shared_attribute,
 )
 from rea2seg.synth.measures import Attribute
-from rea2seg.synth.programs import Anchor, Ranked
-from rea2seg.synth.proposals import Few, Proposal, anchor, crowd
+from rea2seg.synth.programs import Anchor, Program, Ranked
+from rea2seg.synth.proposals import Few, FindAnchor, Proposal, anchor, crowd
 from rea2seg.synth.spatial import by_distance, counting, relation, relative_distance
 from rea2seg.synth.vocabulary import MARKS, PLURALS, RIDDLES
 from rea2seg.synth.worlds import World, pick
@@ -65,7 +66,7 @@ def visual_detail(rng: np.random.Generator, world: World, granularity: Granulari
         other = _singled_out(rng, world, chosen.kind, None)
         return None if other is None else alike_in("mark", chosen.kind, other, granularity)
     ask = pick(rng, (relation, relative_distance))
-    return ask(rng, world, granularity, _marked)
+    return ask(rng, world, granularity, _bearing("mark", "with a"))
 
 
 def written_letters(rng: np.random.Generator, world: World, granularity: Granularity) -> Proposal | None:
@@ -80,7 +81,7 @@ def written_letters(rng: np.random.Generator, world: World, granularity: Granula
         other = anchor(rng, world, chosen.kind)
         return None if other is None else alike_in("letters", chosen.kind, other, granularity)
     ask = pick(rng, (relation, relative_distance))
-    return ask(rng, world, granularity, _lettered)
+    return ask(rng, world, granularity, _bearing("letters", "that says"))
 
 
 def common_sense(rng: np.random.Generator, world: World, granularity: Granularity) -> Proposal | None:
@@ -151,24 +152,19 @@ def _singled_out(rng: np.random.Generator, world: World, kind: str, hidden: Attr
     return None if found is None else _found(rng, world, found)
 
 
-def _marked(rng: np.random.Generator, world: World, kind: str, hidden: Attribute | None) -> Anchor | None:  # noqa: ARG001
-    """A thing of another kind that its mark tells from others of its own."""
-    marked = [thing for thing in world.things if thing.mark and thing.kind != kind]
-    if not marked:
-        return None
-    thing = pick(rng, marked)
-    name = f"the {thing.kind} with a {thing.mark}"
-    return _found(rng, world, Proposal(Described(thing.kind, mark=thing.mark), (name,), ()))
+def _bearing(attribute: Literal["mark", "letters"], words: str) -> FindAnchor:
+    """Finds a thing of another kind that its mark or its letters tell from others of its own."""
 
+    def find(rng: np.random.Generator, world: World, kind: str, hidden: Attribute | None) -> Anchor | None:  # noqa: ARG001
+        bearing = [thing for thing in world.things if getattr(thing, attribute) and thing.kind != kind]
+        if not bearing:
+            return None
+        thing = pick(rng, bearing)
+        text = getattr(thing, attribute)
+        found = Described(thing.kind, **{attribute: text})
+        return _found(rng, world, Proposal(found, (f"the {thing.kind} {words} {text}",), ()))
 
-def _lettered(rng: np.random.Generator, world: World, kind: str, hidden: Attribute | None) -> Anchor | None:  # noqa: ARG001
-    """A thing of another kind that its letters tell from others of its own."""
-    lettered = [thing for thing in world.things if thing.letters and thing.kind != kind]
-    if not lettered:
-        return None
-    thing = pick(rng, lettered)
-    name = f"the {thing.kind} that says {thing.letters}"
-    return _found(rng, world, Proposal(Described(thing.kind, letters=thing.letters), (name,), ()))
+    return find
 
 
 def _found(rng: np.random.Generator, world: World, proposal: Proposal) -> Anchor | None:
@@ -179,10 +175,12 @@ def _found(rng: np.random.Generator, world: World, proposal: Proposal) -> Anchor
     return Anchor(found[0], pick(rng, proposal.phrases).removeprefix("the "), proposal.program)
 
 
-def all_needed(proposal: Proposal, target: tuple[int, ...], world: World) -> bool:
-    """Whether no step of a chain can be left out: without its filter, or with any other thing in place of the one that
-    an earlier step finds, the answer is another one, however close to call."""
-    program = proposal.program
+def all_needed(program: Program, target: tuple[int, ...], world: World) -> bool:
+    """Whether no step of a chain can be left out.
+
+    Without its filter, or with any other thing in place of the one that an earlier step finds, the answer is another
+    one, however close to call.
+    """
     if isinstance(program, Ranked) and program.among is not None:
         return set(replace(program, among=None).nominal(world)) != {*target}
     other = getattr(program, "anchor", None)

@@ -138,7 +138,7 @@ def _acceptable(proposal: Proposal, category: str, granularity: Granularity, wor
     listed = [world.things[index] for index in target] if kind is None else pool
     if len({cell(world, thing) for thing in listed}) < len(listed):
         return None
-    return target if all_needed(proposal, target, world) else None
+    return target if all_needed(proposal.program, target, world) else None
 
 
 def _visible_part(rng: np.random.Generator, world: World, rendering: Rendering, index: int) -> str | None:

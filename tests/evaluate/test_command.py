@@ -47,6 +47,7 @@ def test_the_command_is_told_without_paths_or_machines(shop):
         "config": "paint",
         "data_seed": 0,
         "limit": 3,
+        "no_target_below": None,
         "preset": "segzero",
         "reasoning": True,
         "samples": hashlib.sha256((shop / "data" / "samples.jsonl").read_bytes()).hexdigest(),

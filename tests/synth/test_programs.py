@@ -7,7 +7,6 @@ import pytest
 from rea2seg.synth.filters import Beside, Counted, Described, Overlapping, Shared
 from rea2seg.synth.multi_step import all_needed
 from rea2seg.synth.programs import Anchor, Program, Ranked
-from rea2seg.synth.proposals import Proposal
 from rea2seg.synth.worlds import Thing, World
 
 
@@ -265,7 +264,7 @@ def test_a_step_is_needed_if_the_answer_changes_without_it(
     program: Program, target: tuple[int, ...], needed: bool
 ) -> None:
     assert program.nominal(LETTERS) == target
-    assert all_needed(Proposal(program, (), ()), target, LETTERS) is needed
+    assert all_needed(program, target, LETTERS) is needed
 
 
 def test_a_step_that_is_only_too_close_to_call_is_not_needed() -> None:
@@ -276,7 +275,7 @@ def test_a_step_that_is_only_too_close_to_call_is_not_needed() -> None:
     program = Ranked("star", "size", (0,), "largest", among=Beside("star", "below", HOUSE))
     assert program.targets(world) == (2,)
     assert replace(program, among=None).targets(world) is None
-    assert not all_needed(Proposal(program, (), ()), (2,), world)
+    assert not all_needed(program, (2,), world)
 
 
 def test_the_order_of_places_is_that_of_the_edges_too() -> None:
