@@ -1,13 +1,14 @@
 """Plain attribute questions: what a description fits, without any comparison."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from rea2seg.structures import Granularity
 from rea2seg.synth.filters import Described
 from rea2seg.synth.proposals import Proposal, article, be
-from rea2seg.synth.vocabulary import COLOURS, HELD_OUT, PARTS, PLURALS
+from rea2seg.synth.vocabulary import COLOURS, HELD_OUT, PARTS, PLURALS, SIZES
 from rea2seg.synth.worlds import Thing, World, pick
 
 
@@ -31,9 +32,18 @@ def described(rng: np.random.Generator, world: World, granularity: Granularity) 
     for way in _descriptions(thing):
         fitting = len(way.targets(world))
         fits = fitting >= 2 if granularity == "group" else fitting == 1
-        if fits and (granularity != "part" or way.kind):
+        if fits and _tells(way, world) and (granularity != "part" or way.kind):
             ways.append(way)
     return _worded(pick(rng, ways), granularity) if ways else None
+
+
+def _tells(way: Described, world: World) -> bool:
+    """Whether its word for a size, if any, fits nothing else: by eye the next size looks like it."""
+    if way.size is None:
+        return True
+    order = [*SIZES]
+    others = (world.things[index].size for index in replace(way, size=None).targets(world))
+    return all(abs(order.index(other) - order.index(way.size)) != 1 for other in others)
 
 
 def absent(rng: np.random.Generator, world: World, granularity: Granularity) -> Proposal | None:

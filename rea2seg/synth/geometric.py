@@ -48,17 +48,26 @@ def relative_size(rng: np.random.Generator, world: World, granularity: Granulari
     return ranking(rng, world, granularity, by_size)
 
 
+_BY_SIZE = {0: ("largest", "biggest"), -1: ("smallest",)}
+
+
 def by_size(rng: np.random.Generator, few: Few, granularity: Granularity) -> Proposal | None:
     """Some place in the order of sizes."""
-    end, words = pick(rng, ((0, ("largest", "biggest")), (-1, ("smallest",))))
-    word = pick(rng, words)
+    end = pick(rng, (0, -1))
     if granularity == "group":
+        words = _BY_SIZE[end]
+        word = pick(rng, words)
         count = pick(rng, few.counts())
         program = Ranked(few.kind, "size", several(end, count), f"{NUMBERS[count]} {words[0]}")
         named = f"{NUMBERS[count]} {word}"
         return Proposal(program, (f"the {named} {few.plural}",), (f"are the {named}",))
-    rank = pick(rng, (0, 0, 1)) if few.total > 2 else 0
-    before = "second " * rank
+    # Every place is asked for alike, or the looks would tell: a huge thing is more often the largest than the second.
+    rank = pick(rng, range(few.total))
+    if 2 * rank >= few.total:
+        end, rank = -1 - end, few.total - 1 - rank
+    words = _BY_SIZE[end]
+    word = pick(rng, words)
+    before = f"{ORDINALS[rank]} " if rank else ""
     program = Ranked(few.kind, "size", (nth(end, rank),), before + words[0])
     clauses = (f"is the {before}{word}", f"is the {before}{word} of all")
     return Proposal(program, (f"the {before}{word} {few.kind}",), clauses[: 1 if few.filtered else 2])

@@ -16,7 +16,7 @@ PLACE_MARGIN = 0.04
 """The least difference of two places that decides a question, in widths (or heights) of the image. Ours: ten pixels of
 256, which one sees without measuring."""
 SIZE_MARGIN = 1.2
-"""The least ratio of two radii that decides a question. Ours: below 1.28, the least between two words for size."""
+"""The least ratio of two radii that decides a question. Ours: below 1.22, the least between two words for size."""
 DISTANCE_MARGIN = 1.25
 """The least ratio of two distances that decides a question. Ours: higher than for radii, which outlines show."""
 GAP_MARGIN = 0.03

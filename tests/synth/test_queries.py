@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rea2seg.synth.descriptions import cell, describe, describe_mask
+from rea2seg.synth.filters import Described
 from rea2seg.synth.queries import COMPONENTS, Question, propose, questions
 from rea2seg.synth.render import Rendering, look, render, sample_world
 from rea2seg.synth.vocabulary import CAMOUFLAGED, COLOURS, PARTS, PLURALS, RIDDLES, SIZES, TEXTURES, THIN
@@ -54,6 +55,18 @@ def test_two_distractors_of_the_same_kind_are_left_out() -> None:
         kinds = {world.things[index].kind for index in question.target}
         assert kinds == {question.program.kind}
         assert len(world.of_kind(kinds.pop())) - len(question.target) >= 2
+
+
+def test_a_word_for_a_size_leaves_no_neighbouring_size_to_mistake_for_it() -> None:
+    order, seen = [*SIZES], 0
+    for world, _, question in of_category("attribute"):
+        program = question.program
+        if isinstance(program, Described) and program.size is not None:
+            seen += 1
+            rest = replace(program, size=None).targets(world)
+            steps = {abs(order.index(world.things[index].size) - order.index(program.size)) for index in rest}
+            assert 1 not in steps
+    assert seen
 
 
 def test_no_attribute_of_the_target_is_given_away() -> None:
