@@ -13,8 +13,8 @@ ROOT := $(CURDIR)
 WORK := $(if $(STEPS),$(ROOT)/out/train-mini-$(STEPS),$(ROOT))
 SHORT := $(if $(STEPS),--trainer.max_steps $(STEPS) --trainer.val_check_interval $(STEPS) --trainer.limit_val_batches 2 --data.scenes 3)
 FIT := cd $(WORK) && $(BIN)/python -m
-TELL = @echo; echo "[$(1) of 11] $(2)"
-STAGE = @$(FIT) training.$(1) fit --config $(ROOT)/configs/train/$(2).yaml --ckpt_path last $(SHORT)
+TELL = @echo; echo "[$(1) of 13] $(2)"
+STAGE = @$(FIT) training.$(1) fit $(foreach one,$(2) $(3),--config $(ROOT)/configs/train/$(one).yaml) --ckpt_path last $(SHORT)
 
 .PHONY: infer test lint train-mini ablations
 .DELETE_ON_ERROR:
@@ -68,9 +68,13 @@ train-mini: $(VENV)/installed-dev
 	$(call STAGE,evaluator,evaluator_stage1)
 	$(call TELL,9,evaluator with reasoning)
 	$(call STAGE,evaluator,evaluator_stage2)
-	$(call TELL,10,all of mini as it ships)
+	$(call TELL,10,vision tower of the smaller evaluator)
+	$(call STAGE,vision,vision_evaluator,vision_evaluator_small)
+	$(call TELL,11,smaller evaluator)
+	$(call STAGE,evaluator,evaluator_stage1,evaluator_small)
+	$(call TELL,12,all of mini as it ships)
 	@$(FIT) training.ship --runs runs/mini --out runs/mini/shipped
-	$(call TELL,11,an answer)
+	$(call TELL,13,an answer)
 	@$(FIT) rea2seg.infer --weights runs/mini/shipped --image $(ROOT)/examples/scene.png \
 	    --query "$$(cat $(ROOT)/examples/scene.txt)" --out out/infer
 

@@ -18,6 +18,7 @@ FOLDERS = {
     "generator": "generator/weights",
     "evaluator": "evaluator_stage1/weights",
     "evaluator/adapter": "evaluator_stage2/weights",
+    "evaluator_small": "evaluator_small/weights",
 }
 """Where each shipped folder comes from, relative to `--runs`."""
 LEFT_OUT = {"README.md", ".gitattributes"}

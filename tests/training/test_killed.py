@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import rea2seg
-from tests.training.stages import train
+from tests.training.stages import EVALUATORS, train
 from training.resuming import WholeCheckpoints, refreshed
 from training.scoring_data import scoring_data
 from training.ship import ship
@@ -132,7 +132,7 @@ def test_all_of_mini_killed_twice_in_every_stage_ships_the_same_bytes(tmp_path, 
     for folder in folders(tmp_path, tokenizer):
         for names in (
             ("segmenter", "vision_generator", "generator"),
-            ("vision_evaluator", "evaluator_stage1", "evaluator_stage2"),
+            EVALUATORS,
         ):
             for name in names:
                 for step in (3, 8) if folder.name == "killed" else ():

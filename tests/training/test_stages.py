@@ -24,7 +24,7 @@ from rea2seg.pipeline import Rea2Seg
 from rea2seg.segmenters.sam import Sam
 from rea2seg.structures import Query
 from tests.training.conftest import CONVERSATION
-from tests.training.stages import CONFIGS, TINY, train
+from tests.training.stages import BASES, CONFIGS, TINY, train
 from training.evaluator import EvaluatorStage
 from training.generator import GeneratorStage
 from training.guidance import GuidedLayers
@@ -45,6 +45,8 @@ REPORTED = {
     "generator": ["accuracy/attention"],
     "evaluator_stage1": ["accuracy/digits"],
     "evaluator_stage2": ["words"],
+    "vision_evaluator_small": ["cover"],
+    "evaluator_small": ["accuracy/digits"],
 }
 """A part of each stage's losses that its validation tells."""
 
@@ -56,6 +58,7 @@ def test_every_stage_writes_what_the_library_loads(work):
     )
     adapter = work / "evaluator_stage2/weights"
     InternVL(work / "evaluator_stage1/weights", adapter, image_side=64, mask_side=32)
+    InternVL(work / "evaluator_small/weights", image_side=64, mask_side=32)
     image = torch.zeros(3, 40, 60, dtype=torch.uint8)
     assert lisa.ground([Query(image, "it")])[0].token.shape == (1, 1, 32)
     assert sam.encode([image])[0].features.shape == (32, 8, 8)
@@ -135,7 +138,7 @@ def test_a_run_killed_after_two_steps_ends_where_an_uninterrupted_one_does(
 
 
 def test_what_ships_is_half_as_large_and_otherwise_the_same(work):
-    for name in ("segmenter", "generator", "evaluator_stage1"):
+    for name in ("segmenter", "generator", "evaluator_stage1", "evaluator_small"):
         shipped = load_file(work / "shipped" / name.removesuffix("_stage1") / "model.safetensors")
         trained = load_file(work / name / "weights/model.safetensors")
         assert shipped.keys() == trained.keys()
@@ -166,7 +169,7 @@ def test_tensorboard_has_the_curves_and_the_examples_of_every_stage(work, name):
     assert "examples/0" in events.Tags()["images"]
     curves = {"train/gradient", "train/rate", "train/steps_per_second", *(f"val/{part}" for part in REPORTED[name])}
     assert curves <= {*events.Tags()["scalars"]}
-    rate = read(f"{name}.yaml")["model"]["schedule"]
+    rate = read(f"{BASES.get(name, name)}.yaml")["model"]["schedule"]
     assert events.Scalars("train/rate")[0].value == pytest.approx(rate["lr"] / rate["warmup"])
 
 
