@@ -37,12 +37,16 @@ def base(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
+SURE = 2
+"""A scene whose answer mini is sure of."""
+
+
 def mini(precision: Any) -> InternVL:
     placement = Placement("cpu", precision)
     return InternVL(MINI, MINI / "adapter", template=SHORT, image_side=192, mask_side=64, placement=placement)
 
 
-def scores_of(judge: InternVL, scene: int = 0) -> list[float]:
+def scores_of(judge: InternVL, scene: int = SURE) -> list[float]:
     """The scores of the first five objects of a scene of validation, as masks."""
     sample = SgdrSynth("val").sample(scene)
     group = [Candidate(region.mask, "given", 0.5) for region in sample.instances[:5]]

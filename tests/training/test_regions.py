@@ -4,7 +4,7 @@ import torch
 
 from rea2seg.evaluators.internvl import mask_pixels
 from rea2seg.masks import iou
-from rea2seg.synth.queries import questions
+from rea2seg.synth.queries import CATEGORIES
 from training.regions import (
     blob,
     coverage,
@@ -15,13 +15,13 @@ from training.regions import (
     tokens_inside,
     tokens_under,
 )
-from training.scenes import codes_of, sample_scene
+from training.scenes import codes_of, scene_with_questions
 
 
 def asked(seed):
     rng = np.random.default_rng(seed)
-    world, rendering = sample_scene(rng)
-    return rng, world, rendering, questions(rng, world, rendering, 1)[0]
+    world, rendering, [question] = scene_with_questions(rng, "train", 1, CATEGORIES)
+    return rng, world, rendering, question
 
 
 def test_groups_are_full_and_show_something():

@@ -9,7 +9,7 @@ from rea2seg.evaluators.internvl import image_pixels
 from rea2seg.generator.llava import clip_pixels, image_features
 from rea2seg.structures import CellMap
 from rea2seg.synth.render import look, render
-from rea2seg.synth.vocabulary import KINDS
+from rea2seg.synth.vocabulary import KINDS, SIZES
 from rea2seg.synth.worlds import Thing, World
 from tests.training.conftest import CLIP, LANGUAGE, VIT, roughen
 from training.mini import small_internvl, small_llava
@@ -77,7 +77,7 @@ def test_labels_name_what_fills_a_cell_and_place_its_object(padded):
     row, col = int(12 * (ball.y * scale + down)), int(12 * ball.x)
     assert labels["kind"][row, col] == 1 + KINDS.index("ball")
     assert {name: int(labels[name][row, col]) for name in ("size", "texture", "part")} == {
-        "size": 1,
+        "size": 1 + [*SIZES].index("small"),
         "texture": 1,
         "part": 1,
     }
@@ -86,7 +86,7 @@ def test_labels_name_what_fills_a_cell_and_place_its_object(padded):
     assert labels["row"][row, col] == 1 + int(16 * (ball.y * scale + down))
     row, col = int(12 * (cup.y * scale + down)), int(12 * cup.x)
     assert {name: int(labels[name][row, col]) for name in ("size", "texture", "part")} == {
-        "size": 3,
+        "size": 1 + [*SIZES].index("large"),
         "texture": 2,
         "part": 2,
     }
