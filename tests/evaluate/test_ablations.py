@@ -128,6 +128,15 @@ def test_the_shipped_table_fits_mini_and_tests_what_the_paper_does():
         assert len(configs[name].seats["searches"]) == 2
 
 
+def test_every_variant_of_the_sweep_changes_one_search_of_mini():
+    config = load_config("mini")
+    for variant in read_table(SHIPPED.with_name("sweep.yaml")).variants:
+        changed = variant.of(config)
+        pairs = zip(config.seats["searches"], changed.seats["searches"], strict=True)
+        assert sum(ours != theirs for ours, theirs in pairs) == 1, variant.name
+        assert load_config("mini", **changed.seats)
+
+
 def test_the_commented_variant_of_the_shipped_table_is_one():
     lines = SHIPPED.read_text().splitlines()
     start = lines.index("  # - name: smaller evaluator")
