@@ -54,19 +54,17 @@ _BY_SIZE = {0: ("largest", "biggest"), -1: ("smallest",)}
 def by_size(rng: np.random.Generator, few: Few, granularity: Granularity) -> Proposal | None:
     """Some place in the order of sizes."""
     end = pick(rng, (0, -1))
-    if granularity == "group":
-        words = _BY_SIZE[end]
-        word = pick(rng, words)
-        count = pick(rng, few.counts())
-        program = Ranked(few.kind, "size", several(end, count), f"{NUMBERS[count]} {words[0]}")
-        named = f"{NUMBERS[count]} {word}"
-        return Proposal(program, (f"the {named} {few.plural}",), (f"are the {named}",))
     # Every place is asked for alike, or the looks would tell: a huge thing is more often the largest than the second.
-    rank = pick(rng, range(few.total))
+    rank = 0 if granularity == "group" else pick(rng, range(few.total))
     if 2 * rank >= few.total:
         end, rank = -1 - end, few.total - 1 - rank
     words = _BY_SIZE[end]
     word = pick(rng, words)
+    if granularity == "group":
+        count = pick(rng, few.counts())
+        program = Ranked(few.kind, "size", several(end, count), f"{NUMBERS[count]} {words[0]}")
+        named = f"{NUMBERS[count]} {word}"
+        return Proposal(program, (f"the {named} {few.plural}",), (f"are the {named}",))
     before = f"{ORDINALS[rank]} " if rank else ""
     program = Ranked(few.kind, "size", (nth(end, rank),), before + words[0])
     clauses = (f"is the {before}{word}", f"is the {before}{word} of all")

@@ -75,8 +75,9 @@ SIZES: dict[str, tuple[float, float]] = {
     "large": (0.0977, 0.1007),
     "huge": (0.1236, 0.1274),
 }
-"""The range of radii for each word, in long sides of the image. Neighbours differ by a factor of 1.22 or more.
-There are as many as a crowd may have things, so that all of its sizes may be different."""
+"""The range of radii for each word, in long sides of the image. Ours: 0.049 times powers of 1.265, 1.5% up
+and down, so that neighbours differ by a factor of 1.22 or more. There are as many as a crowd may have things, so that
+all of its sizes may be different."""
 SPACIOUS = ("medium", "large", "huge")
 """The sizes at which strokes, marks and letters can be made out."""
 

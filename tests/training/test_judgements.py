@@ -32,6 +32,10 @@ def drawer_of(tokenizer, task, sides=SIDES, tokens=TOKENS, source=None):
     return JudgementDrawer(tokenizer, SHORT, sides, tokens, {task: Portion(1.0, COUNT)}, source)
 
 
+WHOLE = 5
+"""A seed that draws no short group."""
+
+
 def drawn_by(task, seed=3, scenes=2):
     """The scenes of `JudgementDrawer.batch` with the same generator, whose first draw is the task."""
     rng = np.random.default_rng(seed)
@@ -196,12 +200,13 @@ def test_the_evaluator_meets_at_inference_the_probabilities_of_training(stage, t
 
 
 def test_masks_of_a_batch_follow_their_places(tokenizer):
-    batch = drawer_of(tokenizer, "score").batch(np.random.default_rng(3), 2, "train")
-    masks = [mask for _, questions in drawn_by("score") for example in questions for mask in example.masks]
-    assert 2 * COUNT < len(batch.mask_pixels) <= 2 * COUNT * 3
+    batch = drawer_of(tokenizer, "score").batch(np.random.default_rng(WHOLE), 2, "train")
+    drawn = drawn_by("score", WHOLE)
+    masks = [mask for _, questions in drawn for example in questions for mask in example.masks]
+    assert len(batch.mask_pixels) == 2 * COUNT * 3
     for shown, mask in zip(batch.mask_pixels, masks, strict=True):
         assert_close(shown, mask_pixels(torch.from_numpy(mask)[None], 32)[0])
-    assert_close(batch.pixels[1], image_pixels(drawn_by("score")[1][0], 64))
+    assert_close(batch.pixels[1], image_pixels(drawn[1][0], 64))
 
 
 def test_tasks_are_drawn_by_their_weights(tokenizer):

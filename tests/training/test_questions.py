@@ -183,6 +183,7 @@ def test_mentions_end_with_the_last_word_for_what_is_looked_up(tokenizer, drawer
             shown = np.isin(scene.rendering.instance_ids, [index + 1 for index in mention.things])
             boxes = CellMap.padded(shown.shape, GRID).boxes().round().int().clamp(min=0).tolist()
             covered = np.array([shown[top:bottom, left:right].sum() for left, top, right, bottom in boxes])
+            # Half of the most, by a few points of each cell; here every pixel counts, so that there is some room.
             assert covered[batch.mentioned[0, block]].min() > 0.2 * covered.max()
     assert min(compared, selected, counted) >= 3
 
