@@ -45,7 +45,8 @@ LANGUAGE_LAYERS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.
 
 
 class Judgements(Stream):
-    """Tasks about the pictures of a source. `cell` is how many pixels a side the model's tokens have."""
+    """Tasks about the pictures of a source. `cell` is how many pixels a side the model's tokens have, `misread` the
+    share of groups of which scores that are already written are read wrong (ours)."""
 
     def __init__(
         self,
@@ -60,10 +61,11 @@ class Judgements(Stream):
         seed: int = 0,
         workers: int = 1,
         val_batches: int = 16,
+        misread: float = 0.75,
     ) -> None:
         tokens = ((image_side // cell) ** 2, (mask_side // cell) ** 2)
         words = load_tokenizer(tokenizer)
-        drawer = JudgementDrawer(words, template, (image_side, mask_side), tokens, tasks, source)
+        drawer = JudgementDrawer(words, template, (image_side, mask_side), tokens, tasks, source, misread)
         train, val = (partial(drawer.batch, scenes=scenes, split=split) for split in ("train", "val"))
         super().__init__(train, val, seed, workers, val_batches)
 

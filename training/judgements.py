@@ -79,9 +79,10 @@ class Portion:
 @dataclass(frozen=True, eq=False)
 class Block:
     """One question with its masks and its reply, as ids; where its mention and itself end, and its reply starts
-    (after the end if there is none)."""
+    (after the end if there is none). `right` are the ids with the right scores, which those of `ids` may not be."""
 
     ids: list[int]
+    right: list[int]
     mention_end: int
     question_end: int
     reply: int
@@ -150,8 +151,20 @@ def example_of(
     )
 
 
+def misread_scores(rng: np.random.Generator, scores: Sequence[float]) -> list[float]:
+    """Scores as an evaluator might have written them: each some way off, one in seven anything. Ours."""
+    near = np.clip(rng.normal(scores, 0.2), 0.0, 1.0)
+    anything = rng.random(len(scores))
+    read: list[float] = np.where(rng.random(len(scores)) < 0.15, anything, near).tolist()
+    return read
+
+
 class JudgementDrawer:
-    """Draws batches of tasks. All blocks of a batch are of one task."""
+    """Draws batches of tasks. All blocks of a batch are of one task.
+
+    A share `misread` of the groups is read with scores of `misread_scores`, though the right ones are to be said: at
+    inference an evaluator reads the scores that it wrote itself, and learns here not to trust them.
+    """
 
     def __init__(
         self,
@@ -161,8 +174,9 @@ class JudgementDrawer:
         tokens: tuple[int, int],
         tasks: Mapping[Task, Portion],
         source: Source,
+        misread: float = 0.0,
     ) -> None:
-        self.tokenizer, self.template, self.source = tokenizer, template, source
+        self.tokenizer, self.template, self.source, self.misread = tokenizer, template, source, misread
         self.sides, self.image_tokens, self.mask_tokens = sides, *tokens
         self.grids = isqrt(tokens[0]), isqrt(tokens[1])
         self.tasks = tasks
@@ -178,7 +192,7 @@ class JudgementDrawer:
         task = names[int(rng.choice(len(names), p=shares / shares.sum()))]
         count, masks_too = self.tasks[task].questions, task not in WITHOUT_MASKS
         drawn = [self.source(rng, count, split, masks_too) for _ in range(scenes)]
-        rows = [[self.block(task, example) for example in questions] for _, questions in drawn]
+        rows = [[self.block(task, example, self.read(rng, example)) for example in each] for _, each in drawn]
         packed = pack(self.prefix, [[block.ids for block in blocks] for blocks in rows], self.tokenizer.pad_token_id)
         words, digits = (torch.full_like(packed.ids, IGNORED) for _ in range(2))
         mention_ends, question_ends = (torch.zeros_like(packed.ids, dtype=torch.bool) for _ in range(2))
@@ -213,32 +227,37 @@ class JudgementDrawer:
         shares = torch.cat([truths, both], dim=-1)
         return {"inside": inside, "mentioned": mentioned, "judges": judges, "shares": shares}
 
-    def block(self, task: Task, example: Example) -> Block:
-        """One task about one question."""
+    def read(self, rng: np.random.Generator, example: Example) -> list[float]:
+        """The scores of a group that the model reads."""
+        return misread_scores(rng, example.scores) if rng.random() < self.misread else example.scores
+
+    def block(self, task: Task, example: Example, read: Sequence[float]) -> Block:
+        """One task about one question, in whose reply these scores are read."""
         text = WHAT if task == "describe" else example.text
         ids = prefix_ids(self.tokenizer, self.template, text, self.image_tokens)[len(self.prefix) :]
         before = piece_ids(self.tokenizer, self.template, self.template.question)
         mention_end = len(before) + max(len(encode_untrusted(self.tokenizer, example.mention)) - 1, 0)
         question_end = len(ids) - 1
         if task == "point":
-            return Block(ids, mention_end, question_end, len(ids))
+            return Block(ids, ids, mention_end, question_end, len(ids))
         ids += suffix_ids(self.tokenizer, self.template, len(example.masks), self.mask_tokens, task != "score")
-        return Block([*ids, *self.reply(task, example)], mention_end, question_end, len(ids))
+        read_ids, right = ([*ids, *self.reply(task, example, scores)] for scores in (read, example.scores))
+        return Block(read_ids, right, mention_end, question_end, len(ids))
 
-    def reply(self, task: Task, example: Example) -> list[int]:
-        """The ids of the right reply."""
+    def reply(self, task: Task, example: Example, scores: Sequence[float]) -> list[int]:
+        """The ids of the right reply, but for the scores, which are these."""
         under = f"masks: {'; '.join(example.under)}."
         if task in ("explain", "describe"):
             end = piece_ids(self.tokenizer, self.template, self.template.end)
             return [*encode_untrusted(self.tokenizer, example.reasoning if task == "explain" else under), *end]
         reasoning = f"{example.reasoning} {under}" if task == "reason" else ""
-        return reply_ids(self.tokenizer, self.template, example.scores, reasoning)
+        return reply_ids(self.tokenizer, self.template, scores, reasoning)
 
     def label(self, words: Int[Tensor, " length"], digits: Int[Tensor, " length"], start: int, block: Block) -> None:
         """Write the labels of a block that starts there: position t predicts token t + 1."""
         scored = self.scored(block)
         for at in range(block.reply, len(block.ids)):
-            (digits if at in scored else words)[start + at - 1] = block.ids[at]
+            (digits if at in scored else words)[start + at - 1] = block.right[at]
 
     def scored(self, block: Block) -> set[int]:
         """The places in a block of the digits of its scores, which come after the last opening."""

@@ -24,14 +24,15 @@ class Mention:
         anchor: Anchor | None = getattr(program, "anchor", None)
         if anchor is not None:
             return cls(question.text[: question.text.rindex(anchor.name) + len(anchor.name)], (anchor.index,))
-        if question.pool:
-            return cls(question.text[: question.text.index(question.pool) + len(question.pool)], _pool(program, seen))
+        if described := question.selected_from:
+            end = question.text.index(described) + len(described)
+            return cls(question.text[:end], _selected_from(program, seen))
         if isinstance(program, Ranked) and (passed := program.passed(seen)):
             return cls(question.text.rstrip("?."), passed)
         return cls("")
 
 
-def _pool(program: Program, seen: World) -> tuple[int, ...]:
+def _selected_from(program: Program, seen: World) -> tuple[int, ...]:
     """What a program selects from."""
     among: Program | None = getattr(program, "among", None)
     found = None if among is None else among.targets(seen)

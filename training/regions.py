@@ -68,8 +68,8 @@ def draw_masks(
     """
     kind = world.things[question.target[0]].kind
     objects = likeliest_objects(rng, world, question)
-    pool: list[Mask] = [truth] if rng.random() < 0.75 else []
-    while len(pool) < count:
+    masks: list[Mask] = [truth] if rng.random() < 0.75 else []
+    while len(masks) < count:
         choice = rng.random()
         if choice < 0.35 and objects:
             mask = code_set([objects.pop(0)])[codes]
@@ -81,13 +81,13 @@ def draw_masks(
         elif choice < 0.7:
             mask = code_set(rng.permutation(len(world.things))[: int(rng.integers(2, 5))].tolist())[codes]
         elif choice < 0.95:
-            mask = damaged(rng, pool[int(rng.integers(len(pool)))] if pool else truth)
+            mask = damaged(rng, masks[int(rng.integers(len(masks)))] if masks else truth)
         else:
             mask = blob(rng, truth.shape)
         if mask.any():
-            pool.append(mask)
-    pool = [damaged(rng, mask) if rng.random() < 0.3 else mask for mask in pool]
-    return [pool[int(index)] for index in rng.permutation(count)]
+            masks.append(mask)
+    masks = [damaged(rng, mask) if rng.random() < 0.3 else mask for mask in masks]
+    return [masks[int(index)] for index in rng.permutation(count)]
 
 
 def shown_masks(masks: Sequence[AnyMask], side: int) -> Float[Tensor, "m 3 side side"]:

@@ -14,7 +14,7 @@ from rea2seg.evaluate.rows import Row
 from rea2seg.evaluate.variants import Variant
 from rea2seg.metrics import Convention, Interval, bootstrap, stratified_mean
 
-KEYS = ("initial", "top1", "top3", "oracle")
+HEADLINES = ("initial", "top1", "top3", "oracle")
 COMPARED = ("top1", "top3", "oracle")
 
 
@@ -75,7 +75,7 @@ def _effect(
     group: Group, own: Sequence[Sequence[Row]], pipeline: Sequence[Sequence[Row]] | None, convention: Convention
 ) -> Effect:
     runs = [_paired(group, run) for run in own]
-    keys = [key for key in KEYS if key in shared_keys(runs[0])]
+    keys = [key for key in HEADLINES if key in shared_keys(runs[0])]
     counts = np.array([[len(row.ranking)] for row in runs[0]], np.float64)
     differences = {}
     if pipeline is not None:

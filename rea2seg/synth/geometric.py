@@ -169,13 +169,13 @@ def _patterned(world: World, kind: str, other: Anchor) -> bool:
     return world.things[other.index].texture != "plain" and len(patterns) > MIN_DISTRACTORS
 
 
-_LOOKS: dict[Attribute, str] = {"texture": "pattern", "mark": "sign", "letters": "letters"}
+_CALLED: dict[Attribute, str] = {"texture": "pattern", "mark": "sign", "letters": "letters"}
 """What people call an attribute, where that is another word."""
 
 
 def alike_in(attribute: Attribute, kind: str, other: Anchor, granularity: Granularity) -> Proposal:
     """What looks like another thing in one respect."""
-    word = _LOOKS.get(attribute, attribute)
+    word = _CALLED.get(attribute, attribute)
     things, own = noun(kind, granularity), "their" if granularity == "group" else "its"
     phrases = (
         f"{article(granularity)} {things} that {have(granularity)} the same {word} as the {other.name}",

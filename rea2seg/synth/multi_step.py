@@ -95,12 +95,12 @@ def common_sense(rng: np.random.Generator, world: World, granularity: Granularit
     return _of_the(riddle, replace(proposal, hint=f"{riddle}: {PLURALS[kind]}. "), granularity)
 
 
-def _of_the(pool: str, proposal: Proposal, granularity: Granularity) -> Proposal:
-    """The proposal about a pool that is described: its clauses say what is wanted of it."""
+def _of_the(described: str, proposal: Proposal, granularity: Granularity) -> Proposal:
+    """The proposal about things that are described: its clauses say what is wanted of it."""
     one = "those" if granularity == "group" else "the one"
     clauses = tuple(clause for clause in proposal.clauses if not clause.endswith("of all"))
-    phrases = tuple(f"{one} of the {pool} that {clause}" for clause in clauses)
-    return replace(proposal, phrases=phrases, clauses=clauses, pool=pool)
+    phrases = tuple(f"{one} of the {described} that {clause}" for clause in clauses)
+    return replace(proposal, phrases=phrases, clauses=clauses, selected_from=described)
 
 
 def _compared(rng: np.random.Generator, world: World, left: Proposal, granularity: Granularity) -> Proposal | None:

@@ -22,14 +22,14 @@ MIN_DISTRACTORS = 2
 class Proposal:
     """A program and ways to say it: noun phrases (`the largest star`), and clauses after `Which star` (`is ...`).
 
-    `pool` stands for the kind where a question describes what it selects from (`stars to the left of the ring`), and
-    `hint` is what the reasoning says of that first.
+    `selected_from` stands for the kind where a question describes what it selects from (`stars to the left of the
+    ring`), and `hint` is what the reasoning says of that first.
     """
 
     program: Program
     phrases: tuple[str, ...]
     clauses: tuple[str, ...]
-    pool: str = ""
+    selected_from: str = ""
     hint: str = ""
 
 

@@ -86,8 +86,8 @@ _TRIES = 12
 class Question:
     """A question about a rendered world, its answer as indices of things (and a part of them), and how to get there.
 
-    `target` is empty where nothing in the picture answers the question. `pool` are the words for what it selects from,
-    where they do not just name a kind.
+    `target` is empty where nothing in the picture answers the question. `selected_from` are the words for what it
+    selects from, where they do not just name a kind.
     """
 
     text: str
@@ -98,7 +98,7 @@ class Question:
     part: str | None
     reasoning: str
     program: Program
-    pool: str = ""
+    selected_from: str = ""
 
     def truth(self, rendering: Rendering) -> Bool[np.ndarray, "h w"]:
         """Where the answer is seen."""
@@ -161,7 +161,8 @@ def _worded(rng: np.random.Generator, proposal: Proposal, granularity: Granulari
     elif proposal.clauses and rng.random() < 0.35:
         kind = noun(proposal.program.kind, granularity) if proposal.program.kind else "thing"
         kind = "things" if kind == "thing" and granularity == "group" else kind
-        return f"Which {f'of the {proposal.pool}' if proposal.pool else kind} {pick(rng, proposal.clauses)}?"
+        things = f"of the {proposal.selected_from}" if proposal.selected_from else kind
+        return f"Which {things} {pick(rng, proposal.clauses)}?"
     are = "are" if granularity == "group" else "is"
     forms = ("{}", "{}", "{}", "Please segment {}.", "Segment {}.", "Find {}.", f"Where {are} {{}}?", "Show me {}.")
     return pick(rng, forms).format(phrase)
@@ -187,7 +188,7 @@ def propose(
         answer = f"{part} of {answer}" if part else answer
         reasoning = f"{proposal.hint}{proposal.program.reasoning(seen)} answer: {answer}."
         text = _worded(rng, proposal, granularity, part)
-        return Question(text, *entry, granularity, target, part, reasoning, proposal.program, proposal.pool)
+        return Question(text, *entry, granularity, target, part, reasoning, proposal.program, proposal.selected_from)
     return None
 
 

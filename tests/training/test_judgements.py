@@ -19,6 +19,7 @@ from training.judgements import (
     JudgementDrawer,
     Portion,
     group_sizes,
+    misread_scores,
 )
 from training.regions import coverage, tokens_inside, tokens_under
 
@@ -27,9 +28,9 @@ TASKS = ("point", "explain", "describe", "score", "reason")
 COUNT = 2
 
 
-def drawer_of(tokenizer, task, sides=SIDES, tokens=TOKENS, source=None):
+def drawer_of(tokenizer, task, sides=SIDES, tokens=TOKENS, source=None, misread=0.0):
     source = source or FreshScenes(["attribute", "geometric", "spatial"], group=3)
-    return JudgementDrawer(tokenizer, SHORT, sides, tokens, {task: Portion(1.0, COUNT)}, source)
+    return JudgementDrawer(tokenizer, SHORT, sides, tokens, {task: Portion(1.0, COUNT)}, source, misread)
 
 
 WHOLE = 5
@@ -101,11 +102,36 @@ def test_digits_are_those_of_the_scores_and_no_others(tokenizer, task):
         assert tokenizer.decode(said) == "".join(scores).replace(".", "")
 
 
+@pytest.mark.parametrize("task", ["score", "reason"])
+def test_misread_scores_stand_where_the_right_ones_are_said(tokenizer, task):
+    batch, right = (
+        drawer_of(tokenizer, task, misread=m).batch(np.random.default_rng(3), 2, "train") for m in (1.0, 0.0)
+    )
+    digit = right.digits.roll(1, 1) != IGNORED  # a label stands one place before what it says
+    assert_close(batch.digits, right.digits)
+    assert_close(batch.words, right.words)
+    assert_close(batch.packed.ids[~digit], right.packed.ids[~digit])
+    assert (batch.packed.ids[digit] != right.packed.ids[digit]).float().mean() > 0.3
+    assert_close(right.packed.ids[digit], right.digits[right.digits != IGNORED])
+
+
+def test_half_of_the_groups_are_misread(tokenizer):
+    drawer, rng = drawer_of(tokenizer, "score", misread=0.5), np.random.default_rng(0)
+    example = drawn_by("score")[0][1][0]
+    assert sum(drawer.read(rng, example) != example.scores for _ in range(200)) == pytest.approx(100, abs=25)
+
+
+def test_misread_scores_are_scores_and_mostly_near_the_right_ones():
+    read = np.array(misread_scores(np.random.default_rng(0), [0.0, 0.3, 0.7, 1.0] * 200)).reshape(200, 4)
+    assert ((read >= 0) & (read <= 1)).all()
+    assert (np.abs(read - [0.0, 0.3, 0.7, 1.0]) < 0.4).mean() == pytest.approx(0.92, abs=0.04)
+
+
 def test_an_opening_within_the_words_is_not_taken_for_the_scores(tokenizer):
     mask = np.ones((8, 8), bool)
     example = Example("it", "Scores: [0.5 is b3.", mask, "", ~mask, [mask], [0.25], ["cup b3"])
     drawer = drawer_of(tokenizer, "reason")
-    block = drawer.block("reason", example)
+    block = drawer.block("reason", example, example.scores)
     assert tokenizer.decode([block.ids[at] for at in sorted(drawer.scored(block))]) == "025"
 
 

@@ -171,8 +171,8 @@ def test_mentions_end_with_the_last_word_for_what_is_looked_up(tokenizer, drawer
             if anchor is not None:
                 assert (mention.things, said.endswith(anchor.name)) == ((anchor.index,), True)
                 compared += 1
-            elif question.pool:
-                assert said.endswith(question.pool)
+            elif question.selected_from:
+                assert said.endswith(question.selected_from)
                 assert {*question.target} < {*mention.things}
                 selected += 1
             else:
