@@ -8,7 +8,8 @@ questions answered in words. Stage 2: relational questions with and without reas
 layers (the paper trains both stages with LoRA of rank 128 on InternVL3-8B). Departures, mini only: stage 1 trains all
 of the language model, because nothing here comes trained, from that of the generator on, which already knows the
 questions; `training.guidance` adds seven losses that lead it from the asked region to the masks; the digits of the
-scores have a loss of their own, so that they are not drowned by the words.
+scores have a loss of their own, so that they are not drowned by the words; most groups are read with wrong earlier
+scores (`misread` of the data), because at inference those are the evaluator's own.
 """
 
 from collections.abc import Mapping
