@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-
-from tqdm import tqdm
 
 from rea2seg.cli import DONE, Parser, add_pipeline_options, chosen_config, run
 from rea2seg.config import Config
@@ -17,7 +15,7 @@ from rea2seg.evaluate.benchmarks import Benchmark, add_benchmark_options, asked_
 from rea2seg.evaluate.comparing import Run, compare, comparison_json, comparison_table, read_run, require_paired
 from rea2seg.evaluate.judging import judge
 from rea2seg.evaluate.page import write_page
-from rea2seg.evaluate.records import Records, fingerprint_of
+from rea2seg.evaluate.records import Records, fill, fingerprint_of
 from rea2seg.evaluate.results import Results
 from rea2seg.evaluate.rows import Row
 from rea2seg.evaluate.tables import tables
@@ -25,6 +23,7 @@ from rea2seg.evaluate.variants import SEARCHES, without
 from rea2seg.metrics import PRESETS
 from rea2seg.output import writable_folder, write_json
 from rea2seg.pipeline import Rea2Seg
+from rea2seg.structures import Sample
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,22 +95,13 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _rows(config: Config, benchmark: Benchmark, records: Records, seed: int) -> list[Row]:
-    """One row for each sample, in the benchmark's order. Weights are loaded when the first sample asks for them."""
-    # The rows that are kept are the benchmark's first, perhaps more than are wanted now.
-    kept = min(len(records.rows), benchmark.count)
-    if kept:
-        print(f"{kept} samples are kept from an earlier run of the same command", file=sys.stderr)
+    """One row for each sample, in the benchmark's order. Weights are loaded when the first row is made."""
     pipeline = cache(lambda: Rea2Seg(**config.build()))
-    rows = []
-    with tqdm(total=benchmark.count, initial=kept, unit="sample", disable=None) as bar:
-        for index in range(benchmark.count):
-            sample = benchmark.sample(index)
-            if sample.id not in records.rows:
-                question = benchmark.other_question(index)
-                records.add(judge(pipeline(), sample, question, records.convention, seed))
-                bar.update()
-            rows.append(records.rows[sample.id])
-    return rows
+
+    def row_of(index: int, sample: Sample) -> Callable[[int], Row]:
+        return lambda _: judge(pipeline(), sample, benchmark.other_question(index), records.convention, seed)
+
+    return [records.rows[id] for id in fill([records], benchmark, "sample", row_of)]
 
 
 if __name__ == "__main__":

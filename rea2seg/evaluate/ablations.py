@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from rea2seg.cli import DONE, Parser, add_pipeline_options, chosen_config, run
 from rea2seg.config import Config, load_config
@@ -26,7 +25,7 @@ from rea2seg.evaluate.benchmarks import Benchmark, add_benchmark_options, asked_
 from rea2seg.evaluate.effects import Outcome, outcomes_of
 from rea2seg.evaluate.judging import measure
 from rea2seg.evaluate.plots import differences_plot
-from rea2seg.evaluate.records import Records, fingerprint_of
+from rea2seg.evaluate.records import Records, fill, fingerprint_of
 from rea2seg.evaluate.results import Results, rounded
 from rea2seg.evaluate.rows import Row
 from rea2seg.evaluate.sharing import Common, Workshop
@@ -121,23 +120,15 @@ def _trials(
 
 
 def _go_through(trials: Sequence[Trial], benchmark: Benchmark, seed: int) -> list[str]:
-    """Every trial has the row of every sample; returns the ids. Weights are loaded when the first sample needs them."""
+    """Every trial has the row of every sample; returns the ids. Weights are loaded when the first row is made."""
     workshop = Workshop()
     pipelines = cache(lambda: [workshop.pipeline(trial.config) for trial in trials])
-    kept = sum(min(len(trial.records.rows), benchmark.count) for trial in trials)
-    if kept:
-        print(f"{kept} rankings are kept from an earlier run of the same command", file=sys.stderr)
-    ids = []
-    with tqdm(total=benchmark.count * len(trials), initial=kept, unit="ranking", disable=None) as bar:
-        for index in range(benchmark.count):
-            sample = benchmark.sample(index)
-            ids.append(sample.id)
-            common = Common(Query.of(sample.image, sample.query, sample.id))
-            for place, trial in enumerate(trials):
-                if sample.id not in trial.records.rows:
-                    trial.records.add(_row(pipelines()[place], sample, common, trial.records.convention, seed))
-                    bar.update()
-    return ids
+
+    def row_of(_: int, sample: Sample) -> Callable[[int], Row]:
+        common = Common(Query.of(sample.image, sample.query, sample.id))
+        return lambda place: _row(pipelines()[place], sample, common, trials[place].records.convention, seed)
+
+    return fill([trial.records for trial in trials], benchmark, "ranking", row_of)
 
 
 @torch.no_grad()

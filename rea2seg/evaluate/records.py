@@ -5,19 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 import rea2seg
 from rea2seg.config import Config
 from rea2seg.errors import OutputError, reason
+from rea2seg.evaluate.benchmarks import Benchmark
 from rea2seg.evaluate.rows import Row
 from rea2seg.metrics import Convention
 from rea2seg.output import remove, replacing, write_json
+from rea2seg.structures import Sample
 
+RowOf = Callable[[int, Sample], Callable[[int], Row]]
+"""From a sample and its index to what makes its row for each of several `Records`, by their places."""
 ROWS, COMMAND, METRICS, PAGE = "per_sample.jsonl", "command.json", "metrics.json", "report.html"
 
 
@@ -63,6 +69,25 @@ class Records:
 
     def _line(self, row: Row) -> str:
         return json.dumps(row.to_json(self.convention), ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def fill(every: Sequence[Records], benchmark: Benchmark, unit: str, row_of: RowOf) -> list[str]:
+    """Add the rows that are still missing, sample by sample, with a progress bar in this unit; returns all ids."""
+    # The rows that are kept are the benchmark's first, perhaps more than are wanted now.
+    kept = sum(min(len(records.rows), benchmark.count) for records in every)
+    if kept:
+        print(f"{kept} {unit}s are kept from an earlier run of the same command", file=sys.stderr)
+    ids = []
+    with tqdm(total=benchmark.count * len(every), initial=kept, unit=unit, disable=None) as bar:
+        for index in range(benchmark.count):
+            sample = benchmark.sample(index)
+            ids.append(sample.id)
+            row = row_of(index, sample)
+            for place, records in enumerate(every):
+                if sample.id not in records.rows:
+                    records.add(row(place))
+                    bar.update()
+    return ids
 
 
 def read_command(folder: Path) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def test_the_progress_bar_starts_at_what_is_kept(shop, monkeypatch):
             super().__init__(*arguments, **{**about, "disable": False, "file": io.StringIO()})
             bars.append((self.initial, self))
 
-    monkeypatch.setattr("rea2seg.evaluate.__main__.tqdm", Watched)
+    monkeypatch.setattr("rea2seg.evaluate.records.tqdm", Watched)
     call(shop, "--limit", "2")
     call(shop, "--limit", "5")
     call(shop, "--limit", "3")
