@@ -8,8 +8,8 @@ questions answered in words. Stage 2: relational questions with and without reas
 layers (the paper trains both stages with LoRA of rank 128 on InternVL3-8B). Departures, mini only: stage 1 trains all
 of the language model, because nothing here comes trained, from that of the generator on, which already knows the
 questions; `training.guidance` adds seven losses that lead it from the asked region to the masks; the digits of the
-scores have a loss of their own, so that they are not drowned by the words; most groups are read with wrong earlier
-scores (`misread` of the data), because at inference those are the evaluator's own.
+scores have a loss of their own, so that they are not drowned by the words; most groups are read with a wrong reply so
+far (`misread` of the data), because at inference it is the evaluator's own.
 """
 
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ LANGUAGE_LAYERS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.
 
 class Judgements(Stream):
     """Tasks about the pictures of a source. `cell` is how many pixels a side the model's tokens have, `misread` the
-    share of groups of which scores that are already written are read wrong (ours)."""
+    share of scored groups of which what is already written is read wrong (ours)."""
 
     def __init__(
         self,

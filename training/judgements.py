@@ -6,8 +6,9 @@ mask. `score`: the IoU of each mask. `reason`: first the words of `explain` and 
 built by the functions that build the evaluator's prompts, so that training sees exactly the ids of inference.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Literal, Protocol, runtime_checkable
 
@@ -21,10 +22,10 @@ from rea2seg.evaluators.internvl import image_pixels
 from rea2seg.evaluators.prompts import EvaluatorTemplate, piece_ids, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import ScoreGrammar, reply_ids
 from rea2seg.masks import iou
-from rea2seg.synth.descriptions import describe_mask
+from rea2seg.synth.descriptions import COLUMNS, describe_mask
 from rea2seg.synth.queries import Question
 from rea2seg.synth.render import Rendering, look
-from rea2seg.synth.worlds import World
+from rea2seg.synth.worlds import World, pick
 from rea2seg.text import encode_untrusted
 from training.batches import Movable
 from training.mentions import Mention
@@ -34,8 +35,11 @@ from training.scenes import code_set, codes_of, scene_with_questions, to_tensor
 
 Task = Literal["point", "explain", "describe", "score", "reason"]
 WITHOUT_MASKS = ("point", "explain")
+SCORED = ("score", "reason")
 WHAT = "What is under each mask?"
 IGNORED = -100
+CELL = re.compile(r"\b[a-j][0-9]\b")
+"""Where something is, as `rea2seg.synth.descriptions.cell` says it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +83,8 @@ class Portion:
 @dataclass(frozen=True, eq=False)
 class Block:
     """One question with its masks and its reply, as ids; where its mention and itself end, and its reply starts
-    (after the end if there is none). `right` are the ids with the right scores, which those of `ids` may not be."""
+    (after the end if there is none). `right` are the ids with the right reply, of which `ids` may have a falsified
+    form."""
 
     ids: list[int]
     right: list[int]
@@ -151,6 +156,25 @@ def example_of(
     )
 
 
+def beside(rng: np.random.Generator, cell: str) -> str:
+    """A cell that shares an edge with this one."""
+    place = np.array([COLUMNS.index(cell[0]), int(cell[1])])
+    near = place + pick(rng, [(0, 1), (0, -1), (1, 0), (-1, 0)])
+    column, row = np.where((near < 0) | (near > 9), 2 * place - near, near)
+    return f"{COLUMNS[column]}{row}"
+
+
+def misread_reasoning(rng: np.random.Generator, reasoning: str) -> str:
+    """Reasoning as an evaluator might have written it: of all things three in ten are seen a cell beside their own, and
+    one answer in five is something else that was named. Ours."""
+    named = sorted(set(CELL.findall(reasoning)))
+    seen = {cell: beside(rng, cell) if rng.random() < 0.3 else cell for cell in named}
+    steps, mark, answer = reasoning.rpartition("answer:")
+    if rng.random() < 0.2:
+        answer = CELL.sub(lambda _: pick(rng, named), answer)
+    return CELL.sub(lambda found: seen[found[0]], steps + mark + answer)
+
+
 def misread_scores(rng: np.random.Generator, scores: Sequence[float]) -> list[float]:
     """Scores as an evaluator might have written them: each some way off, one in seven anything. Ours."""
     near = np.clip(rng.normal(scores, 0.2), 0.0, 1.0)
@@ -162,8 +186,9 @@ def misread_scores(rng: np.random.Generator, scores: Sequence[float]) -> list[fl
 class JudgementDrawer:
     """Draws batches of tasks. All blocks of a batch are of one task.
 
-    A share `misread` of the groups is read with scores of `misread_scores`, though the right ones are to be said: at
-    inference an evaluator reads the scores that it wrote itself, and learns here not to trust them.
+    A share `misread` of the groups that are scored is read with replies of `misread_reasoning` and `misread_scores`,
+    though the right scores are to be said: at inference an evaluator reads what it wrote itself, and learns here not to
+    trust it. Words that were falsified are not to be said.
     """
 
     def __init__(
@@ -192,7 +217,7 @@ class JudgementDrawer:
         task = names[int(rng.choice(len(names), p=shares / shares.sum()))]
         count, masks_too = self.tasks[task].questions, task not in WITHOUT_MASKS
         drawn = [self.source(rng, count, split, masks_too) for _ in range(scenes)]
-        rows = [[self.block(task, example, self.read(rng, example)) for example in each] for _, each in drawn]
+        rows = [[self.block(task, each, self.read(rng, task, each)) for each in examples] for _, examples in drawn]
         packed = pack(self.prefix, [[block.ids for block in blocks] for blocks in rows], self.tokenizer.pad_token_id)
         words, digits = (torch.full_like(packed.ids, IGNORED) for _ in range(2))
         mention_ends, question_ends = (torch.zeros_like(packed.ids, dtype=torch.bool) for _ in range(2))
@@ -227,12 +252,15 @@ class JudgementDrawer:
         shares = torch.cat([truths, both], dim=-1)
         return {"inside": inside, "mentioned": mentioned, "judges": judges, "shares": shares}
 
-    def read(self, rng: np.random.Generator, example: Example) -> list[float]:
-        """The scores of a group that the model reads."""
-        return misread_scores(rng, example.scores) if rng.random() < self.misread else example.scores
+    def read(self, rng: np.random.Generator, task: Task, example: Example) -> Example:
+        """The example whose reply the model reads."""
+        if task not in SCORED or rng.random() >= self.misread:
+            return example
+        reasoning, scores = misread_reasoning(rng, example.reasoning), misread_scores(rng, example.scores)
+        return replace(example, reasoning=reasoning, scores=scores)
 
-    def block(self, task: Task, example: Example, read: Sequence[float]) -> Block:
-        """One task about one question, in whose reply these scores are read."""
+    def block(self, task: Task, example: Example, read: Example) -> Block:
+        """One task about one question; what is read is the reply of the second example."""
         text = WHAT if task == "describe" else example.text
         ids = prefix_ids(self.tokenizer, self.template, text, self.image_tokens)[len(self.prefix) :]
         before = piece_ids(self.tokenizer, self.template, self.template.question)
@@ -241,23 +269,26 @@ class JudgementDrawer:
         if task == "point":
             return Block(ids, ids, mention_end, question_end, len(ids))
         ids += suffix_ids(self.tokenizer, self.template, len(example.masks), self.mask_tokens, task != "score")
-        read_ids, right = ([*ids, *self.reply(task, example, scores)] for scores in (read, example.scores))
+        read_ids, right = ([*ids, *self.reply(task, one)] for one in (read, example))
         return Block(read_ids, right, mention_end, question_end, len(ids))
 
-    def reply(self, task: Task, example: Example, scores: Sequence[float]) -> list[int]:
-        """The ids of the right reply, but for the scores, which are these."""
+    def reply(self, task: Task, example: Example) -> list[int]:
+        """The ids of the right reply."""
         under = f"masks: {'; '.join(example.under)}."
         if task in ("explain", "describe"):
             end = piece_ids(self.tokenizer, self.template, self.template.end)
             return [*encode_untrusted(self.tokenizer, example.reasoning if task == "explain" else under), *end]
         reasoning = f"{example.reasoning} {under}" if task == "reason" else ""
-        return reply_ids(self.tokenizer, self.template, scores, reasoning)
+        return reply_ids(self.tokenizer, self.template, example.scores, reasoning)
 
     def label(self, words: Int[Tensor, " length"], digits: Int[Tensor, " length"], start: int, block: Block) -> None:
         """Write the labels of a block that starts there: position t predicts token t + 1."""
         scored = self.scored(block)
         for at in range(block.reply, len(block.ids)):
-            (digits if at in scored else words)[start + at - 1] = block.right[at]
+            if at in scored:
+                digits[start + at - 1] = block.right[at]
+            elif block.ids[at] == block.right[at]:
+                words[start + at - 1] = block.right[at]
 
     def scored(self, block: Block) -> set[int]:
         """The places in a block of the digits of its scores, which come after the last opening."""

@@ -9,6 +9,7 @@ from rea2seg.synth.render import Rendering
 from rea2seg.synth.vocabulary import PARTS, PLURALS
 from rea2seg.synth.worlds import Thing, World
 
+COLUMNS = "abcdefghij"
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
@@ -16,7 +17,7 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth")
 def cell(world: World, thing: Thing) -> str:
     """The cell of a 10 x 10 grid in which a thing's centre lies: column a to j, row 0 to 9 from the top."""
     column, row = int(10 * thing.x / world.width), int(10 * thing.y / world.height)
-    return "abcdefghij"[min(max(column, 0), 9)] + str(min(max(row, 0), 9))
+    return COLUMNS[min(max(column, 0), 9)] + str(min(max(row, 0), 9))
 
 
 def cells(world: World, things: Sequence[Thing]) -> str:

@@ -11,6 +11,7 @@ from rea2seg.evaluators.replies import format_scores, reply_ids
 from rea2seg.structures import Candidate, Query
 from tests.training.conftest import evaluator_stage
 from training.judgements import (
+    CELL,
     IGNORED,
     WHAT,
     WITHOUT_MASKS,
@@ -19,6 +20,7 @@ from training.judgements import (
     JudgementDrawer,
     Portion,
     group_sizes,
+    misread_reasoning,
     misread_scores,
 )
 from training.regions import coverage, tokens_inside, tokens_under
@@ -103,22 +105,38 @@ def test_digits_are_those_of_the_scores_and_no_others(tokenizer, task):
 
 
 @pytest.mark.parametrize("task", ["score", "reason"])
-def test_misread_scores_stand_where_the_right_ones_are_said(tokenizer, task):
+def test_a_misread_reply_stands_where_the_right_one_is_said(tokenizer, task):
     batch, right = (
         drawer_of(tokenizer, task, misread=m).batch(np.random.default_rng(3), 2, "train") for m in (1.0, 0.0)
     )
-    digit = right.digits.roll(1, 1) != IGNORED  # a label stands one place before what it says
+    digit, word = (labels.roll(1, 1) != IGNORED for labels in (right.digits, right.words))  # said one place before
     assert_close(batch.digits, right.digits)
-    assert_close(batch.words, right.words)
-    assert_close(batch.packed.ids[~digit], right.packed.ids[~digit])
+    assert_close(batch.packed.ids[~digit & ~word], right.packed.ids[~digit & ~word])
     assert (batch.packed.ids[digit] != right.packed.ids[digit]).float().mean() > 0.3
     assert_close(right.packed.ids[digit], right.digits[right.digits != IGNORED])
+    falsified = word & (batch.packed.ids != right.packed.ids)
+    assert falsified.any() == (task == "reason")
+    assert_close(batch.words, torch.where(falsified.roll(-1, 1), IGNORED, right.words))
 
 
-def test_half_of_the_groups_are_misread(tokenizer):
-    drawer, rng = drawer_of(tokenizer, "score", misread=0.5), np.random.default_rng(0)
-    example = drawn_by("score")[0][1][0]
-    assert sum(drawer.read(rng, example) != example.scores for _ in range(200)) == pytest.approx(100, abs=25)
+@pytest.mark.parametrize(("task", "misread"), [("score", 100), ("reason", 100), ("explain", 0), ("describe", 0)])
+def test_half_of_the_scored_groups_are_misread(tokenizer, task, misread):
+    drawer, rng = drawer_of(tokenizer, task, misread=0.5), np.random.default_rng(0)
+    example = drawn_by(task)[0][1][0]
+    assert sum(drawer.read(rng, task, example) is not example for _ in range(200)) == pytest.approx(misread, abs=25)
+
+
+def test_misread_reasoning_has_neighbours_of_the_right_cells_and_at_times_another_answer():
+    right, rng = "cups from left: a0, e5. below j9: e5. leftmost: e5. answer: lid of e5.", np.random.default_rng(0)
+    read = [misread_reasoning(rng, right) for _ in range(1000)]
+    assert all(CELL.sub("", one) == CELL.sub("", right) for one in read)
+    first, second, third, *more = np.array([CELL.findall(one) for one in read]).T
+    assert set(first) == {"a0", "a1", "b0"}
+    assert set(second) == {"e5", "d5", "f5", "e4", "e6"}
+    assert set(third) == {"j9", "i9", "j8"}
+    assert np.mean(second == "e5") == pytest.approx(0.7, abs=0.05)
+    assert all((same == second).all() for same in more[:-1])
+    assert np.mean(more[-1] != second) == pytest.approx(0.2 * 2 / 3, abs=0.04)
 
 
 def test_misread_scores_are_scores_and_mostly_near_the_right_ones():
@@ -131,7 +149,7 @@ def test_an_opening_within_the_words_is_not_taken_for_the_scores(tokenizer):
     mask = np.ones((8, 8), bool)
     example = Example("it", "Scores: [0.5 is b3.", mask, "", ~mask, [mask], [0.25], ["cup b3"])
     drawer = drawer_of(tokenizer, "reason")
-    block = drawer.block("reason", example, example.scores)
+    block = drawer.block("reason", example, example)
     assert tokenizer.decode([block.ids[at] for at in sorted(drawer.scored(block))]) == "025"
 
 
