@@ -1,7 +1,8 @@
 """Prompts that teach a small SAM what the searches of the pipeline ask of it, with their true masks.
 
 Each prompt has a goal: an object, a part, or a few objects of one kind. The first decode gets one point, a few points
-or a box; the second gets more points, a background point and the logits of the first, as the core search does. The
+or a box; the second gets more points, a background point and the logits of the first, as the core search does: the
+first may have been after something else, and some of the points lie beside the goal, as some seeds do. The
 three multi-mask outputs have fixed meanings (part, object, all of the kind), which a small model learns faster than
 SAM's choice of the best of three (mini only). A goal of several objects takes the object's place.
 """
@@ -13,18 +14,21 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
+from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from rea2seg.segmenters.sam import resize_to, resized_shape
 from rea2seg.structures import Prompt
 from rea2seg.synth.render import Rendering
 from rea2seg.synth.vocabulary import PARTS
-from rea2seg.synth.worlds import World
+from rea2seg.synth.worlds import World, pick
 from training.batches import Movable
 from training.scenes import CODES_PER_OBJECT, Targets, code_lattice, code_set, codes_of, sample_scene, to_tensor
 
 FirstPrompt = Literal["point", "points", "box"]
 FIRST_PROMPTS: tuple[FirstPrompt, ...] = ("point", "points", "box")
+ASTRAY = 0.4
+"""The share of the points of a second decode that lie beside the goal. Ours: half of mini's seeds do."""
 Codes = Bool[np.ndarray, " codes"]
 
 
@@ -51,6 +55,20 @@ def draw_goal(rng: np.random.Generator, world: World) -> Goal:
     return Goal((thing.index,))
 
 
+def mistaken(rng: np.random.Generator, world: World, goal: Goal) -> Goal:
+    """What a generator might take for this goal: the whole for the part, or one mate more, less or instead. Half of the
+    goals are taken for what they are. The shares are ours."""
+    if rng.random() < 0.5:
+        return goal
+    if goal.part is not None and rng.random() < 0.5:
+        return Goal(goal.objects)
+    mates = [thing.index for thing in world.of_kind(world.things[goal.objects[0]].kind)]
+    changed = {pick(rng, mates)}
+    if goal.part is None and rng.random() < 0.8:
+        changed ^= set(goal.objects)
+    return Goal(tuple(sorted(changed or goal.objects)), goal.part)
+
+
 def levels_at(touched: Sequence[int], world: World, goal: Goal) -> Bool[np.ndarray, "3 codes"]:
     """What points on these codes mean: the parts, the objects (or a goal of several objects), all of their kinds."""
     parts = np.zeros_like(goal.codes())
@@ -67,6 +85,12 @@ def points_on(rng: np.random.Generator, where: Bool[np.ndarray, "h w"], count: i
     ys, xs = np.unravel_index(rng.choice(inside, count), where.shape)
     places: np.ndarray = np.stack([xs, ys], axis=1)
     return places + 0.5
+
+
+def beside(where: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """What is within three quarters of a cell of 16 pixels of a mask: where the seeds of small things may lie."""
+    around: Bool[np.ndarray, "h w"] = binary_dilation(where, iterations=12) & ~where
+    return around
 
 
 def box_of(where: Bool[np.ndarray, "h w"], jitter: Float[np.ndarray, " 4"]) -> Float[np.ndarray, " 4"]:
@@ -120,22 +144,31 @@ def draw_prompt(
         goal = Goal(goal.objects)
     goal_codes = goal.codes()
     where = goal_codes[codes]
+    first_goal = mistaken(rng, world, goal)
+    if not first_goal.codes()[codes].any():
+        first_goal = Goal(first_goal.objects)
+    first_codes = first_goal.codes()
+    shown = first_codes[codes]
     elsewhere = ~where
     if rng.random() < 0.5:
         mates = code_set(thing.index for thing in world.of_kind(world.things[goal.objects[0]].kind)) & ~goal_codes
         elsewhere = mates[codes] if mates[codes].any() else elsewhere
-    first = points_on(rng, where, sizes[0])
-    second = np.concatenate([points_on(rng, where, sizes[1]), points_on(rng, elsewhere, 1)])
+    first = points_on(rng, shown, sizes[0])
+    inside = points_on(rng, where, sizes[1])
+    astray = points_on(rng, beside(where), sizes[1])
+    # At least one point lies on the goal.
+    strays = (rng.random(sizes[1]) < ASTRAY) & (np.arange(sizes[1]) > 0)
+    second = np.concatenate([np.where(strays[:, None], astray, inside), points_on(rng, elsewhere, 1)])
     touched = [int(codes[int(y), int(x)]) for x, y in first]
-    touched_again = [int(codes[int(y), int(x)]) for x, y in second[:-1]]
-    levels = levels_at(touched, world, goal)
-    single = code_set({touched[0] // CODES_PER_OBJECT - 1}) if kind == "point" else goal_codes
+    touched_again = [int(codes[int(y), int(x)]) for x, y in inside[~strays]]
+    levels = levels_at(touched, world, first_goal)
+    single = code_set({touched[0] // CODES_PER_OBJECT - 1}) if kind == "point" else first_codes
     if kind == "point":  # One point cannot ask for a group.
         levels = levels_at(touched, world, Goal((touched[0] // CODES_PER_OBJECT - 1,)))
     return {
         "first_points": first,
         "first_labels": np.ones(len(first), int),
-        "boxes": box_of(where, rng.uniform(-0.05, 0.05, 4)),
+        "boxes": box_of(shown, rng.uniform(-0.05, 0.05, 4)),
         "second_points": second,
         "second_labels": np.array([1] * sizes[1] + [0]),
         "table": np.concatenate([single[None], levels, goal_codes[None], levels_at(touched_again, world, goal)]),

@@ -80,7 +80,8 @@ class SegmenterStage(Stage):
     """Wires SAM, its losses and the optimiser.
 
     `weights` is a folder with weights to go on from, `rea2seg/mini/segmenter` for one; size of image and windows may
-    differ.
+    differ. With `frozen_encoder` only what decodes prompts learns, so that a generator that was trained with the
+    embeddings still fits.
     """
 
     LOSS: ClassVar[Mapping[str, float]] = {"focal": 20.0, "dice": 1.0, "quality": 1.0}
@@ -90,6 +91,7 @@ class SegmenterStage(Stage):
         config: SamConfig,
         export: str,
         weights: str | None = None,
+        frozen_encoder: bool = False,
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__(export, schedule)
@@ -97,6 +99,7 @@ class SegmenterStage(Stage):
         if weights is not None:
             tensors = sam_plan(Path(weights)).tensors
             fill(self.sam, Path(weights), take_over_sam(self.sam, tensors))
+        self.sam.image_encoder.requires_grad_(not frozen_encoder)
 
     def features(self, batch: PromptBatch) -> Float[Tensor, "bn c rows cols"]:
         """The image embedding of every prompt's scene."""

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import distance_transform_edt
 
 from rea2seg.structures import Canvas
 from rea2seg.synth.render import render
 from rea2seg.synth.worlds import Thing, World
 from training import point_prompts
-from training.point_prompts import Goal, box_of, draw_batch, draw_goal, draw_prompt, levels_at, points_on
+from training.point_prompts import Goal, box_of, draw_batch, draw_goal, draw_prompt, levels_at, mistaken, points_on
 from training.scenes import CODES, CODES_PER_OBJECT, code_set, codes_of, sample_scene
 
 
@@ -18,6 +19,10 @@ def thing(index, kind, x):
 
 WORLD = World(1.0, 0.8, (thing(0, "cup", 0.2), thing(1, "cup", 0.5), thing(2, "ball", 0.8)), (0.0, -1.0), seed=1)
 HANDLE, BODY, OTHER_BODY, BALL = (CODES_PER_OBJECT * owner + part for owner, part in ((1, 1), (1, 2), (2, 2), (3, 1)))
+
+
+def values_at(array, points):
+    return [array[int(y), int(x)] for x, y in points]
 
 
 def codes(*chosen):
@@ -72,30 +77,46 @@ def test_boxes_hold_all_pixels_and_move_by_shares_of_their_sides():
 
 
 @pytest.mark.parametrize("kind", ["point", "points", "box"])
-def test_positive_points_lie_in_the_goal_and_the_negative_one_beside_it(kind):
-    rng, world_codes = np.random.default_rng(0), codes_of(render(WORLD))
+def test_positive_points_lie_in_or_near_the_goal_and_the_negative_one_outside(kind):
+    rng, world_codes, strays = np.random.default_rng(0), codes_of(render(WORLD)), []
     for _ in range(40):
         drawn = draw_prompt(rng, WORLD, world_codes, kind, (1 if kind == "point" else 3, 4))
-        goal = drawn["table"][4][world_codes]
-
-        def at(points):
-            return [goal[int(y), int(x)] for x, y in points]  # noqa: B023
-
-        assert all(at(drawn["first_points"]))
-        assert all(at(drawn["second_points"][:-1]))
-        assert not any(at(drawn["second_points"][-1:]))
+        first, goal = (drawn["table"][row][world_codes] for row in (0, 4))
+        assert all(values_at(first, drawn["first_points"]))
+        inside = values_at(goal, drawn["second_points"])
+        assert inside[0]
+        assert not inside[-1]
+        distances = distance_transform_edt(~goal)
+        assert max(values_at(distances, drawn["second_points"][:-1])) <= 12
+        strays += [not one for one in inside[1:-1]]
         assert drawn["second_labels"].tolist() == [1, 1, 1, 1, 0]
         assert drawn["first_labels"].all()
-        ys, xs = np.nonzero(goal)
-        left, top, right, bottom = drawn["boxes"]
-        assert abs(left - xs.min()) <= 0.05 * (np.ptp(xs) + 1)
-        assert abs(bottom - ys.max() - 1) <= 0.05 * (np.ptp(ys) + 1)
-        assert top < bottom
-        assert left < right
+        if kind == "box":
+            ys, xs = np.nonzero(first)
+            left, top, right, bottom = drawn["boxes"]
+            assert abs(left - xs.min()) <= 0.05 * (np.ptp(xs) + 1)
+            assert abs(bottom - ys.max() - 1) <= 0.05 * (np.ptp(ys) + 1)
+            assert top < bottom
+            assert left < right
+    assert np.mean(strays) == pytest.approx(point_prompts.ASTRAY, abs=0.15)
+
+
+def test_half_of_the_goals_are_taken_for_others_of_their_kind():
+    rng, taken = np.random.default_rng(0), []
+    for _ in range(400):
+        goal = draw_goal(rng, WORLD)
+        other = mistaken(rng, WORLD, goal)
+        assert {WORLD.things[i].kind for i in other.objects} == {WORLD.things[i].kind for i in goal.objects}
+        assert other.part in (None, goal.part)
+        taken.append((len(goal.objects), goal.part is not None, len(other.objects), other.part is not None))
+    same = np.mean([one[:2] == one[2:] for one in taken])
+    assert 0.45 < same < 0.85
+    assert {(1, True, 1, False), (1, False, 2, False), (2, False, 1, False)} <= set(taken)
 
 
 def test_a_single_point_asks_for_its_object_even_if_the_goal_is_a_group(monkeypatch):
     monkeypatch.setattr(point_prompts, "draw_goal", lambda *_: Goal((0, 1)))
+    monkeypatch.setattr(point_prompts, "mistaken", lambda *given: given[-1])
     world_codes = codes_of(render(WORLD))
     drawn = draw_prompt(np.random.default_rng(0), WORLD, world_codes, "point", (1, 3))
     x, y = drawn["first_points"][0]
@@ -116,8 +137,9 @@ def test_a_part_that_is_hidden_altogether_gives_way_to_its_object(monkeypatch):
     assert (drawn["table"][4] == code_set([0])).all()
 
 
-def test_a_batch_is_in_pixels_of_the_canvas():
+def test_a_batch_is_in_pixels_of_the_canvas(monkeypatch):
     """Points go to the canvas as the segmenter takes them there, and meet their truth on the lattice."""
+    monkeypatch.setattr(point_prompts, "ASTRAY", 0.0)
     batch = draw_batch(np.random.default_rng(2), scenes=3, prompts=4, side=64, cells=64, split="train")
     truth = batch.targets.masks()[:, :, 4]
     assert truth.shape == (3, 4, 64, 64)
