@@ -139,40 +139,69 @@ def draw_prompt(
     rng: np.random.Generator, world: World, codes: UInt8[np.ndarray, "h w"], kind: FirstPrompt, sizes: tuple[int, int]
 ) -> dict[str, np.ndarray]:
     """One prompt of each decode for one goal, with its eight sets of codes."""
-    goal = draw_goal(rng, world)
-    if not goal.codes()[codes].any():  # A part may be hidden altogether, a thing never is.
-        goal = Goal(goal.objects)
-    goal_codes = goal.codes()
-    where = goal_codes[codes]
-    first_goal = mistaken(rng, world, goal)
-    if not first_goal.codes()[codes].any():
-        first_goal = Goal(first_goal.objects)
-    first_codes = first_goal.codes()
-    shown = first_codes[codes]
-    elsewhere = ~where
-    if rng.random() < 0.5:
-        mates = code_set(thing.index for thing in world.of_kind(world.things[goal.objects[0]].kind)) & ~goal_codes
-        elsewhere = mates[codes] if mates[codes].any() else elsewhere
-    first = points_on(rng, shown, sizes[0])
-    inside = points_on(rng, where, sizes[1])
-    astray = points_on(rng, beside(where), sizes[1])
-    # At least one point lies on the goal.
-    strays = (rng.random(sizes[1]) < ASTRAY) & (np.arange(sizes[1]) > 0)
-    second = np.concatenate([np.where(strays[:, None], astray, inside), points_on(rng, elsewhere, 1)])
-    touched = [int(codes[int(y), int(x)]) for x, y in first]
-    touched_again = [int(codes[int(y), int(x)]) for x, y in inside[~strays]]
-    levels = levels_at(touched, world, first_goal)
-    single = code_set({touched[0] // CODES_PER_OBJECT - 1}) if kind == "point" else first_codes
-    if kind == "point":  # One point cannot ask for a group.
-        levels = levels_at(touched, world, Goal((touched[0] // CODES_PER_OBJECT - 1,)))
+    goal = visible(draw_goal(rng, world), codes)
+    first = first_prompt(rng, world, codes, visible(mistaken(rng, world, goal), codes), kind, sizes[0])
+    second = second_prompt(rng, world, codes, goal, sizes[1])
+    table = np.concatenate([first.pop("table"), second.pop("table")])
+    return {**first, **second, "table": table}
+
+
+def visible(goal: Goal, codes: UInt8[np.ndarray, "h w"]) -> Goal:
+    """The goal, or all of its objects where its part is hidden altogether, as a thing never is."""
+    return goal if goal.codes()[codes].any() else Goal(goal.objects)
+
+
+def first_prompt(
+    rng: np.random.Generator,
+    world: World,
+    codes: UInt8[np.ndarray, "h w"],
+    goal: Goal,
+    kind: FirstPrompt,
+    count: int,
+) -> dict[str, np.ndarray]:
+    """Points on the goal and the box around it, with the sets of codes of the four masks to be found."""
+    where = goal.codes()[codes]
+    points = points_on(rng, where, count)
+    touched = codes_at(codes, points)
+    if kind == "point":  # One point cannot ask for a group, nor for a part alone.
+        goal = Goal((touched[0] // CODES_PER_OBJECT - 1,))
     return {
-        "first_points": first,
-        "first_labels": np.ones(len(first), int),
-        "boxes": box_of(shown, rng.uniform(-0.05, 0.05, 4)),
-        "second_points": second,
-        "second_labels": np.array([1] * sizes[1] + [0]),
-        "table": np.concatenate([single[None], levels, goal_codes[None], levels_at(touched_again, world, goal)]),
+        "first_points": points,
+        "first_labels": np.ones(count, int),
+        "boxes": box_of(where, rng.uniform(-0.05, 0.05, 4)),
+        "table": np.concatenate([goal.codes()[None], levels_at(touched, world, goal)]),
     }
+
+
+def second_prompt(
+    rng: np.random.Generator, world: World, codes: UInt8[np.ndarray, "h w"], goal: Goal, count: int
+) -> dict[str, np.ndarray]:
+    """Points on the goal, some of which go astray, and one elsewhere, with the sets of codes of the four masks."""
+    where = goal.codes()[codes]
+    inside, outside = points_on(rng, where, count), points_on(rng, beside(where), count)
+    # At least one point lies on the goal.
+    astray = (rng.random(count) < ASTRAY) & (np.arange(count) > 0)
+    points = np.where(astray[:, None], outside, inside)
+    return {
+        "second_points": np.concatenate([points, points_on(rng, elsewhere(rng, world, codes, goal), 1)]),
+        "second_labels": np.array([1] * count + [0]),
+        "table": np.concatenate([goal.codes()[None], levels_at(codes_at(codes, inside[~astray]), world, goal)]),
+    }
+
+
+def elsewhere(
+    rng: np.random.Generator, world: World, codes: UInt8[np.ndarray, "h w"], goal: Goal
+) -> Bool[np.ndarray, "h w"]:
+    """Where a background point may lie: at times only on others of the goal's kind, if there are any."""
+    own = goal.codes()
+    mates = (code_set(thing.index for thing in world.of_kind(world.things[goal.objects[0]].kind)) & ~own)[codes]
+    around: Bool[np.ndarray, "h w"] = mates if rng.random() < 0.5 and mates.any() else ~own[codes]
+    return around
+
+
+def codes_at(codes: UInt8[np.ndarray, "h w"], points: Float[np.ndarray, "n 2"]) -> list[int]:
+    """The codes of the pixels that points lie in."""
+    return [int(codes[int(y), int(x)]) for x, y in points]
 
 
 def draw_batch(rng: np.random.Generator, scenes: int, prompts: int, side: int, cells: int, split: str) -> PromptBatch:
