@@ -18,12 +18,14 @@ eigenvectors would cost more than they bring."""
 
 @dataclass(frozen=True)
 class Schedule:
-    """The highest rate, the steps that it rises, the share of a run in which it falls, and the weight decay. Ours."""
+    """The highest rate, the steps that it rises, the share of a run in which it falls, the weight decay, and over how
+    many steps the weights are averaged at most (`training.averaging`; 1: not at all). Ours."""
 
     lr: float = 1e-3
     warmup: int = 200
     decay: float = 0.3
     wd: float = 0.05
+    average: int = 100
 
     def factor(self, step: int, total: int) -> float:
         """The factor on the rate at a step: 0 → 1 while warming up, 1, then → 0.

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from transformers.utils.logging import disable_progress_bar
 
 from training.attention import FullAttention
+from training.averaging import AveragedWeights
 from training.optim import Schedule, soap
 from training.progress import Progress
 from training.resuming import LastCheckpoint, WholeCheckpoints, refreshed
@@ -66,12 +67,16 @@ class Stage(LightningModule, ABC):
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         self.log_dict({"train/gradient": get_total_norm(gradients), "train/rate": optimizer.param_groups[0]["lr"]})
 
+    def configure_callbacks(self) -> list[Callback]:
+        """The running mean of the weights; after the callbacks that all stages have."""
+        return [AveragedWeights(self.schedule)]
+
     def configure_optimizers(self) -> dict[str, Any]:
         return soap(self.parameters(), self.schedule, int(self.trainer.estimated_stepping_batches))
 
 
 class ExportWeights(Callback):
-    """Writes the trained weights when `fit` ends by itself, and at every validation, so that a stopped run has some."""
+    """Writes the averaged weights at the end of `fit` and at every validation, so that a stopped run has some."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:

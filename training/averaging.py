@@ -1,0 +1,35 @@
+"""A running mean of the weights, which is validated and exported: at a high rate it is far better than they are.
+
+docs/training.md has what that brings. The mean is over the last tenth of the steps, so that the weights a run begins
+with are soon forgotten, and at most over `Schedule.average` of them.
+"""
+
+from jaxtyping import Float
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+
+from training.optim import Schedule
+
+
+def towards(mean: Float[Tensor, "*n"], current: Float[Tensor, "*n"], count: Tensor, schedule: Schedule) -> Tensor:
+    """The mean after `count` earlier steps and this one."""
+    window = (1 + count / 10).clamp(max=schedule.average)
+    return mean + (current - mean) / window
+
+
+class AveragedWeights(WeightAveraging):
+    """Keeps the mean, puts it in place of the weights during a validation and at the end, and in checkpoints.
+
+    The weights come back only after all that other callbacks do at the end of a validation, such as exporting; so this
+    one is the last of them.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__(use_buffers=False, avg_fn=lambda mean, current, count: towards(mean, current, count, schedule))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing yet."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_epoch_end(trainer, pl_module)
