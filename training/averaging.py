@@ -1,7 +1,7 @@
-"""A running mean of the weights, which is validated and exported: at a high rate it is far better than they are.
+"""A running mean of the weights, which is validated and exported: at a high rate a mean is better than they are.
 
-docs/training.md has what that brings. The mean is over the last tenth of the steps, so that the weights a run begins
-with are soon forgotten, and at most over `Schedule.average` of them.
+docs/training.md compares the mean of four checkpoints with the last of them. Here the mean is over the last tenth of
+the steps, so that the weights a run begins with are soon forgotten, and at most over `Schedule.average` of them. Ours.
 """
 
 from jaxtyping import Float

@@ -63,14 +63,14 @@ def write_csv(logged: Logged, place: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["step", *names])
         for step, row in sorted(logged.items()):
-            writer.writerow([step, *(f"{row[name]:.4f}" if name in row else "" for name in names)])
+            writer.writerow([step, *(f"{row[name]:.4g}" if name in row else "" for name in names)])
 
 
 def draw(runs: dict[str, Logged], measures: Sequence[str], place: Path) -> None:
     """A PNG with a panel for each measure, and in it a line for each run that has it."""
     rows = -(-len(measures) // COLUMNS)
     figure = Figure(figsize=(5.5 * COLUMNS, 3 * rows), layout="constrained")
-    panels = figure.subplots(rows, COLUMNS, squeeze=False).flat
+    panels = [*figure.subplots(rows, COLUMNS, squeeze=False).flat]
     strong, pale = range(0, 20, 2), range(1, 20, 2)
     colours = [colormaps["tab20"](index) for index in (*strong, *pale)]
     for measure, axes in zip(measures, panels, strict=False):
@@ -82,7 +82,7 @@ def draw(runs: dict[str, Logged], measures: Sequence[str], place: Path) -> None:
         axes.set(title=measure, xlabel="steps")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    for unused in list(panels):
+    for unused in panels[len(measures) :]:
         unused.remove()
     with replacing(place) as written:
         figure.savefig(written, format="png", dpi=110)
@@ -108,15 +108,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _answer(options: argparse.Namespace) -> int:
-    names = [place.stem for place in options.runs]
-    alike = len({*names}) < len(names)
+    alike = len({place.stem for place in options.runs}) < len(options.runs)
     runs = {str(place) if alike else place.stem: read_run(place) for place in options.runs}
     if options.csv is not None:
         write_csv(next(iter(runs.values())), options.csv)
     if options.out is not None:
         known = measures_of(runs.values())
+        if not known:
+            raise InputError("no run was validated: there is nothing to draw")
         if unknown := sorted({*(options.measures or [])} - {*known}):
-            raise InputError(f"no run has the measure {unknown[0]!r}: known are {', '.join(known) or 'none'}")
+            raise InputError(f"no run has the measure {unknown[0]!r}: known are {', '.join(known)}")
         draw(runs, options.measures or known, options.out)
     return DONE
 

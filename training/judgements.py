@@ -38,7 +38,7 @@ WITHOUT_MASKS = ("point", "explain")
 SCORED = ("score", "reason")
 WHAT = "What is under each mask?"
 IGNORED = -100
-CELL = re.compile(r"\b[a-j][0-9]\b")
+CELL = re.compile(rf"\b[{COLUMNS}][0-9]\b")
 """Where something is, as `rea2seg.synth.descriptions.cell` says it."""
 
 

@@ -28,7 +28,7 @@ def test_a_resumed_run_counts_as_it_was_done_last(stage: Path) -> None:
 def test_what_a_run_logged_becomes_one_file_that_reads_the_same(stage: Path, tmp_path: Path) -> None:
     assert main([str(stage), "--csv", str(tmp_path / "all.csv")]) == 0
     with (tmp_path / "all.csv").open(newline="") as file:
-        assert [*csv.DictReader(file)][1] == {"step": "49", "train/dice": "1.2500", "val/iou/point": ""}
+        assert [*csv.DictReader(file)][1] == {"step": "49", "train/dice": "1.25", "val/iou/point": ""}
     assert read_run(tmp_path / "all.csv") == read_run(stage)
 
 
@@ -55,11 +55,13 @@ def test_the_picture_has_a_panel_for_each_measure(stage: Path, tmp_path: Path) -
         (["{folder}", "--out", "c.png"], "holds no curves"),
         (["{folder}/none.csv", "--out", "c.png"], "holds no curves: No such file"),
         (["{picture}", "--out", "c.png"], "holds no curves"),
+        (["{folder}/early.csv", "--out", "c.png"], "no run was validated"),
     ],
 )
 def test_what_cannot_be_drawn_is_told_in_one_line(
     stage: Path, tmp_path: Path, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "early.csv").write_text("step,train/dice\n24,0.5\n")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n")
     named = {"stage": stage, "folder": tmp_path, "picture": tmp_path / "picture.png"}
     assert main([argument.format(**named) for argument in arguments]) == 2
