@@ -2,8 +2,9 @@
 
 `point`: a question alone, of which only `training.guidance` has something to say. `explain`: a question, answered in
 words (InternVL3 brings such visual question answering along; mini learns it here). `describe`: what lies under each
-mask. `score`: the IoU of each mask. `reason`: first the words of `explain` and `describe`, then the scores. Blocks are
-built by the functions that build the evaluator's prompts, so that training sees exactly the ids of inference.
+mask. `score`: the IoU of each mask. `reason`: first the words of `explain` and `describe`, and how well each mask fits
+in a word, then the scores. Blocks are built by the functions that build the evaluator's prompts, so that training sees
+exactly the ids of inference.
 """
 
 import re
@@ -18,11 +19,12 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from rea2seg.errors import ConfigError
 from rea2seg.evaluators.internvl import image_pixels
 from rea2seg.evaluators.prompts import EvaluatorTemplate, piece_ids, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import ScoreGrammar, reply_ids
 from rea2seg.masks import iou
-from rea2seg.synth.descriptions import COLUMNS, describe_mask
+from rea2seg.synth.descriptions import COLUMNS, describe_iou, describe_mask
 from rea2seg.synth.queries import Question
 from rea2seg.synth.render import Rendering, look
 from rea2seg.synth.worlds import World, pick
@@ -156,23 +158,17 @@ def example_of(
     )
 
 
+def said_of_masks(words: Sequence[str]) -> str:
+    """What is said of each mask, in one sentence."""
+    return f"masks: {'; '.join(words)}."
+
+
 def beside(rng: np.random.Generator, cell: str) -> str:
     """A cell that shares an edge with this one."""
     place = np.array([COLUMNS.index(cell[0]), int(cell[1])])
     near = place + pick(rng, [(0, 1), (0, -1), (1, 0), (-1, 0)])
     column, row = np.where((near < 0) | (near > 9), 2 * place - near, near)
     return f"{COLUMNS[column]}{row}"
-
-
-def misread_reasoning(rng: np.random.Generator, reasoning: str) -> str:
-    """Reasoning as an evaluator might have written it: of all things three in ten are seen a cell beside their own, and
-    one answer in five is something else that was named. Ours."""
-    named = sorted(set(CELL.findall(reasoning)))
-    seen = {cell: beside(rng, cell) if rng.random() < 0.3 else cell for cell in named}
-    steps, mark, answer = reasoning.rpartition("answer:")
-    if rng.random() < 0.2:
-        answer = CELL.sub(lambda _: pick(rng, named), answer)
-    return CELL.sub(lambda found: seen[found[0]], steps + mark + answer)
 
 
 def misread_scores(rng: np.random.Generator, scores: Sequence[float]) -> list[float]:
@@ -183,12 +179,30 @@ def misread_scores(rng: np.random.Generator, scores: Sequence[float]) -> list[fl
     return read
 
 
+def misread(rng: np.random.Generator, example: Example) -> Example:
+    """The example as an evaluator might have read it: of all things three in ten are seen a cell beside their own, in
+    all that is said of them, and three answers in ten are something else that was named. Scores, and the words for
+    them, are those of `misread_scores`. Ours."""
+    named = sorted(set(CELL.findall(example.reasoning)))
+    everything = sorted(set(CELL.findall(" ".join([example.reasoning, *example.under]))))
+    seen = {cell: beside(rng, cell) if rng.random() < 0.3 else cell for cell in everything}
+    steps, mark, answer = example.reasoning.rpartition("answer:")
+    if rng.random() < 0.3:
+        answer = CELL.sub(lambda _: pick(rng, named), answer)
+
+    def as_seen(words: str) -> str:
+        return CELL.sub(lambda found: seen[found[0]], words)
+
+    reasoning, under = as_seen(steps + mark + answer), [as_seen(words) for words in example.under]
+    return replace(example, reasoning=reasoning, under=under, scores=misread_scores(rng, example.scores))
+
+
 class JudgementDrawer:
     """Draws batches of tasks. All blocks of a batch are of one task.
 
-    A share `misread` of the groups that are scored is read with replies of `misread_reasoning` and `misread_scores`,
-    though the right scores are to be said: at inference an evaluator reads what it wrote itself, and learns here not to
-    trust it. Words that were falsified are not to be said.
+    A share `misread` of the groups that are scored is read with the reply of a `misread` example, though the right
+    scores are to be said: at inference an evaluator reads what it wrote itself, and learns here not to trust it. Words
+    that were falsified are not to be said.
     """
 
     def __init__(
@@ -254,10 +268,7 @@ class JudgementDrawer:
 
     def read(self, rng: np.random.Generator, task: Task, example: Example) -> Example:
         """The example whose reply the model reads."""
-        if task not in SCORED or rng.random() >= self.misread:
-            return example
-        reasoning, scores = misread_reasoning(rng, example.reasoning), misread_scores(rng, example.scores)
-        return replace(example, reasoning=reasoning, scores=scores)
+        return misread(rng, example) if task in SCORED and rng.random() < self.misread else example
 
     def block(self, task: Task, example: Example, read: Example) -> Block:
         """One task about one question; what is read is the reply of the second example."""
@@ -270,15 +281,21 @@ class JudgementDrawer:
             return Block(ids, ids, mention_end, question_end, len(ids))
         ids += suffix_ids(self.tokenizer, self.template, len(example.masks), self.mask_tokens, task != "score")
         read_ids, right = ([*ids, *self.reply(task, one)] for one in (read, example))
+        if len(read_ids) != len(right):
+            raise ConfigError("cells, or words for IoUs, differ in their number of tokens: leave `misread` at 0")
         return Block(read_ids, right, mention_end, question_end, len(ids))
 
     def reply(self, task: Task, example: Example) -> list[int]:
         """The ids of the right reply."""
-        under = f"masks: {'; '.join(example.under)}."
         if task in ("explain", "describe"):
-            end = piece_ids(self.tokenizer, self.template, self.template.end)
-            return [*encode_untrusted(self.tokenizer, example.reasoning if task == "explain" else under), *end]
-        reasoning = f"{example.reasoning} {under}" if task == "reason" else ""
+            words = example.reasoning if task == "explain" else said_of_masks(example.under)
+            return [
+                *encode_untrusted(self.tokenizer, words),
+                *piece_ids(self.tokenizer, self.template, self.template.end),
+            ]
+        pairs = zip(example.under, example.scores, strict=True)
+        judged = said_of_masks([f"{under}: {describe_iou(score)}" for under, score in pairs])
+        reasoning = f"{example.reasoning} {judged}" if task == "reason" else ""
         return reply_ids(self.tokenizer, self.template, example.scores, reasoning)
 
     def label(self, words: Int[Tensor, " length"], digits: Int[Tensor, " length"], start: int, block: Block) -> None:

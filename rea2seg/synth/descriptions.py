@@ -1,4 +1,4 @@
-"""Things in words: where they are, what they are called, and what a mask covers."""
+"""Things in words: where they are, what they are called, what a mask covers and how well it fits."""
 
 from collections.abc import Sequence
 
@@ -59,3 +59,8 @@ def describe_mask(mask: Bool[np.ndarray, "h w"], rendering: Rendering, world: Wo
     if not found or 2 * covered[0, 0] > len(codes):
         found.append("background")
     return " and ".join(filter(None, (", ".join(found[:-1]), found[-1])))
+
+
+def describe_iou(value: float) -> str:
+    """How well a mask of this IoU fits: `exactly`, `part` (of it, or more than it) or `no`. The bounds are ours."""
+    return "exactly" if value >= 0.6 else "part" if value >= 0.1 else "no"

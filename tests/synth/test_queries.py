@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from rea2seg.synth.descriptions import cell, describe, describe_mask
+from rea2seg.synth.descriptions import cell, describe, describe_iou, describe_mask
 from rea2seg.synth.filters import Described
 from rea2seg.synth.queries import COMPONENTS, Question, propose, questions
 from rea2seg.synth.render import Rendering, look, render, sample_world
@@ -194,6 +194,12 @@ def test_masks_are_described_by_what_they_cover() -> None:
     assert describe_mask(rendering.instance_ids < 0, rendering, world) == "background"
     everything = describe_mask(rendering.instance_ids >= 0, rendering, world)
     assert everything.endswith(" and background")
+
+
+def test_an_iou_is_described_in_a_word() -> None:
+    assert [describe_iou(value) for value in (0.0, 0.09, 0.1, 0.59, 0.6, 1.0)] == ["no"] * 2 + ["part"] * 2 + [
+        "exactly"
+    ] * 2
 
 
 def test_things_are_described_with_their_place() -> None:

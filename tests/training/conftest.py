@@ -62,7 +62,7 @@ def evaluator_stage(tokenizer: PreTrainedTokenizerBase, folder: Path, **options:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerBase:
-    return train(400, scenes=20, seed=0)
+    return train(480, scenes=20, seed=0)
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from rea2seg.errors import ConfigError
 from rea2seg.evaluators.internvl import InternVL, image_pixels, mask_pixels
 from rea2seg.evaluators.prompts import SHORT, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import format_scores, reply_ids
 from rea2seg.structures import Candidate, Query
+from rea2seg.synth.descriptions import describe_iou
 from tests.training.conftest import evaluator_stage
 from training.judgements import (
     CELL,
@@ -20,7 +22,7 @@ from training.judgements import (
     JudgementDrawer,
     Portion,
     group_sizes,
-    misread_reasoning,
+    misread,
     misread_scores,
 )
 from training.regions import coverage, tokens_inside, tokens_under
@@ -47,6 +49,11 @@ def drawn_by(task, seed=3, scenes=2):
     return [source(rng, COUNT, "train", masks=task not in WITHOUT_MASKS) for _ in range(scenes)]
 
 
+def reasoning_of(example):
+    judged = [f"{under}: {describe_iou(score)}" for under, score in zip(example.under, example.scores, strict=True)]
+    return f"{example.reasoning} masks: {'; '.join(judged)}."
+
+
 def expected_reply(task, example):
     under = f"masks: {'; '.join(example.under)}."
     if task == "point":
@@ -54,7 +61,7 @@ def expected_reply(task, example):
     if task == "score":
         return format_scores(example.scores) + "<|im_end|>"
     if task == "reason":
-        return f"{example.reasoning} {under}\n{format_scores(example.scores)}<|im_end|>"
+        return f"{reasoning_of(example)}\n{format_scores(example.scores)}<|im_end|>"
     return {"explain": example.reasoning, "describe": under}[task] + "<|im_end|>"
 
 
@@ -78,7 +85,7 @@ def test_a_block_is_what_inference_feeds_and_its_labels_are_the_reply(tokenizer,
             reply = ids[len(prompt) :]
             assert tokenizer.decode(reply) == expected_reply(task, example)
             if task in ("score", "reason"):
-                reasoning = "" if task == "score" else f"{example.reasoning} masks: {'; '.join(example.under)}."
+                reasoning = "" if task == "score" else reasoning_of(example)
                 assert reply == reply_ids(tokenizer, SHORT, example.scores, reasoning)
             own = batch.packed.owner[row] == block
             labels = torch.where(batch.words[row] != IGNORED, batch.words[row], batch.digits[row])[own].tolist()
@@ -126,17 +133,32 @@ def test_half_of_the_scored_groups_are_misread(tokenizer, task, misread):
     assert sum(drawer.read(rng, task, example) is not example for _ in range(200)) == pytest.approx(misread, abs=25)
 
 
-def test_misread_reasoning_has_neighbours_of_the_right_cells_and_at_times_another_answer():
+def example_with(reasoning, *under, scores=None):
+    mask = np.ones((8, 8), bool)
+    return Example("it", reasoning, mask, "", ~mask, [mask] * len(under), scores or [0.5] * len(under), [*under])
+
+
+def test_a_misread_example_has_neighbours_of_the_right_cells_and_at_times_another_answer():
     right, rng = "cups from left: a0, e5. below j9: e5. leftmost: e5. answer: lid of e5.", np.random.default_rng(0)
-    read = [misread_reasoning(rng, right) for _ in range(1000)]
-    assert all(CELL.sub("", one) == CELL.sub("", right) for one in read)
-    first, second, third, *more = np.array([CELL.findall(one) for one in read]).T
+    examples = [misread(rng, example_with(right, "cup e5", "cup c3 and cup e5")) for _ in range(1000)]
+    read = [f"{one.reasoning} {one.under[0]} {one.under[1]}" for one in examples]
+    assert all(CELL.sub("", one) == CELL.sub("", f"{right} cup e5 cup c3 and cup e5") for one in read)
+    first, second, third, _, fifth, answer, *under = np.array([CELL.findall(one) for one in read]).T
     assert set(first) == {"a0", "a1", "b0"}
     assert set(second) == {"e5", "d5", "f5", "e4", "e6"}
     assert set(third) == {"j9", "i9", "j8"}
     assert np.mean(second == "e5") == pytest.approx(0.7, abs=0.05)
-    assert all((same == second).all() for same in more[:-1])
-    assert np.mean(more[-1] != second) == pytest.approx(0.2 * 2 / 3, abs=0.04)
+    assert all((same == second).all() for same in (fifth, under[0], under[2]))
+    assert set(under[1]) == {"c3", "b3", "d3", "c2", "c4"}
+    # Of the three that the reasoning names, two are another.
+    assert np.mean(answer != second) == pytest.approx(0.3 * 2 / 3, abs=0.04)
+    assert len({tuple(one.scores) for one in examples}) > 900
+
+
+def test_a_tokenizer_whose_cells_differ_in_length_cannot_misread(tokenizer):
+    drawer = drawer_of(tokenizer, "reason")
+    with pytest.raises(ConfigError, match="leave `misread` at 0"):
+        drawer.block("reason", example_with("answer: b3.", "cup b3"), example_with("answer: b3, c4.", "cup b3"))
 
 
 def test_misread_scores_are_scores_and_mostly_near_the_right_ones():
@@ -146,8 +168,7 @@ def test_misread_scores_are_scores_and_mostly_near_the_right_ones():
 
 
 def test_an_opening_within_the_words_is_not_taken_for_the_scores(tokenizer):
-    mask = np.ones((8, 8), bool)
-    example = Example("it", "Scores: [0.5 is b3.", mask, "", ~mask, [mask], [0.25], ["cup b3"])
+    example = example_with("Scores: [0.5 is b3.", "cup b3", scores=[0.25])
     drawer = drawer_of(tokenizer, "reason")
     block = drawer.block("reason", example, example)
     assert tokenizer.decode([block.ids[at] for at in sorted(drawer.scored(block))]) == "025"

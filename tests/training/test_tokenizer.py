@@ -34,6 +34,6 @@ def test_questions_take_about_a_token_a_word():
 
 
 def test_the_same_seed_gives_the_same_tokenizer(tokenizer, tokenizer_folder):
-    again = train(400, scenes=20, seed=0)
+    again = train(480, scenes=20, seed=0)
     assert again.get_vocab() == tokenizer.get_vocab()
     assert load_tokenizer(tokenizer_folder).get_vocab() == tokenizer.get_vocab()
