@@ -1,4 +1,4 @@
-# make infer | test | lint | train-mini [STEPS=50] | ablations [LIMIT=200]: each sets up .venv first, if needed.
+# make infer | test | lint | train-mini [STEPS=50] | ablations [LIMIT=200] [WORKERS=2]: each sets up .venv first, if needed.
 # SYSTEM_TORCH=1 uses the torch that the system's python3 already has.
 
 PYTHON ?= python3
@@ -8,6 +8,8 @@ SYSTEM_TORCH ?=
 STEPS ?=
 # Samples of the test split. Ours: half an hour or so, at the eleven seconds that each of ten took.
 LIMIT ?= 200
+# Processes that share them.
+WORKERS ?= 2
 ROOT := $(CURDIR)
 # A full training goes to runs/mini; a short one to a folder of its own, which may be thrown away.
 WORK := $(if $(STEPS),$(ROOT)/out/train-mini-$(STEPS),$(ROOT))
@@ -80,6 +82,6 @@ train-mini: $(VENV)/installed-dev
 
 # Stopped and given again, it goes on where it was; a larger LIMIT keeps what a smaller one found.
 ablations: $(VENV)/installed
-	@# One thread: models as small as mini lose more by waiting for a second one than it gives.
+	@# One thread each: models as small as mini lose more by waiting for a second one than it gives.
 	OMP_NUM_THREADS=1 $(BIN)/python -m rea2seg.evaluate.ablations --table configs/evaluate/ablations.yaml \
-	    --benchmark sgdr-synth --limit $(LIMIT) --out out/ablations
+	    --benchmark sgdr-synth --limit $(LIMIT) --workers $(WORKERS) --out out/ablations

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from rea2seg.cli import DONE, Parser, add_pipeline_options, chosen_config, run
 from rea2seg.config import Config
-from rea2seg.evaluate.benchmarks import Benchmark, add_benchmark_options, asked_of, benchmark_of
+from rea2seg.evaluate.benchmarks import add_benchmark_options, asked_of, benchmark_of
 from rea2seg.evaluate.comparing import Run, compare, comparison_json, comparison_table, read_run, require_paired
 from rea2seg.evaluate.judging import judge
 from rea2seg.evaluate.page import write_page
@@ -20,10 +20,10 @@ from rea2seg.evaluate.results import Results
 from rea2seg.evaluate.rows import Row
 from rea2seg.evaluate.tables import tables
 from rea2seg.evaluate.variants import SEARCHES, without
+from rea2seg.evaluate.workers import RowsOf
 from rea2seg.metrics import PRESETS
 from rea2seg.output import writable_folder, write_json
 from rea2seg.pipeline import Rea2Seg
-from rea2seg.structures import Sample
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,9 +83,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         require_paired(command, other)
     folder = None if options.out is None else writable_folder(options.out)
     records = Records(folder, command, fingerprint_of(command, config), convention)
-    rows = _rows(config, benchmark, records, options.seed)
+    ids = fill([records], benchmark.count, "sample", partial(_judging, options, config), options.workers)
+    rows = [records.rows[id] for id in ids]
     results = Results.of(rows, convention)
-    records.finish([row.id for row in rows], {"version": version("rea2seg"), "command": command, **results.to_json()})
+    records.finish(ids, {"version": version("rea2seg"), "command": command, **results.to_json()})
     if folder is not None:
         write_page(folder, command, results, rows, benchmark, convention)
     print(tables(results))
@@ -94,14 +95,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _rows(config: Config, benchmark: Benchmark, records: Records, seed: int) -> list[Row]:
-    """One row for each sample, in the benchmark's order. Weights are loaded when the first row is made."""
-    pipeline = cache(lambda: Rea2Seg(**config.build()))
+def _judging(options: argparse.Namespace, config: Config) -> RowsOf:
+    """What makes the row of a sample; loads the weights."""
+    benchmark, pipe, convention = benchmark_of(options), Rea2Seg(**config.build()), PRESETS[options.preset]
 
-    def row_of(index: int, sample: Sample) -> Callable[[int], Row]:
-        return lambda _: judge(pipeline(), sample, benchmark.other_question(index), records.convention, seed)
+    def rows(index: int, _: Sequence[int]) -> Iterator[Row]:
+        yield judge(pipe, benchmark.sample(index), benchmark.other_question(index), convention, options.seed)
 
-    return [records.rows[id] for id in fill([records], benchmark, "sample", row_of)]
+    return rows
 
 
 if __name__ == "__main__":

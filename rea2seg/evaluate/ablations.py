@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from rea2seg.cli import DONE, Parser, add_pipeline_options, chosen_config, run
 from rea2seg.config import Config, load_config
 from rea2seg.errors import ConfigError
 from rea2seg.evaluate.ablation_tables import NOTE, sentences, tables_of
-from rea2seg.evaluate.benchmarks import Benchmark, add_benchmark_options, asked_of, benchmark_of
+from rea2seg.evaluate.benchmarks import add_benchmark_options, asked_of, benchmark_of
 from rea2seg.evaluate.effects import Outcome, outcomes_of
 from rea2seg.evaluate.judging import measure
 from rea2seg.evaluate.plots import differences_plot
@@ -31,6 +31,7 @@ from rea2seg.evaluate.rows import Row
 from rea2seg.evaluate.sharing import Common, Workshop
 from rea2seg.evaluate.templates import rendered, write_text
 from rea2seg.evaluate.variants import PIPELINE, Table, Variant, changed, read_table
+from rea2seg.evaluate.workers import RowsOf
 from rea2seg.metrics import PRESETS, Convention
 from rea2seg.output import remove, writable_folder, write_json
 from rea2seg.pipeline import Rea2Seg
@@ -74,7 +75,8 @@ def _ablate(options: argparse.Namespace) -> int:
     for name in (f"{NAME}.json", f"{NAME}.md", f"{NAME}.html"):
         if folder is not None:
             remove(folder / name)  # of an earlier run, which may have been another
-    ids = _go_through(trials, benchmark, options.seed)
+    make = partial(_ranking, options, [trial.config for trial in trials])
+    ids = fill([trial.records for trial in trials], benchmark.count, "ranking", make, options.workers)
     _report(folder, command, outcomes_of(_runs(trials, ids), convention), same)
     return DONE
 
@@ -119,16 +121,17 @@ def _trials(
             yield Trial(variant, own, asked, records)
 
 
-def _go_through(trials: Sequence[Trial], benchmark: Benchmark, seed: int) -> list[str]:
-    """Every trial has the row of every sample; returns the ids. Weights are loaded when the first row is made."""
-    workshop = Workshop()
-    pipelines = cache(lambda: [workshop.pipeline(trial.config) for trial in trials])
+def _ranking(options: argparse.Namespace, configs: Sequence[Config]) -> RowsOf:
+    """What makes the rows of a sample for the pipelines at some places among these; loads the weights."""
+    workshop, benchmark, convention = Workshop(), benchmark_of(options), PRESETS[options.preset]
+    pipelines = [workshop.pipeline(config) for config in configs]
 
-    def row_of(_: int, sample: Sample) -> Callable[[int], Row]:
+    def rows(index: int, places: Sequence[int]) -> Iterator[Row]:
+        sample = benchmark.sample(index)
         common = Common(Query.of(sample.image, sample.query, sample.id))
-        return lambda place: _row(pipelines()[place], sample, common, trials[place].records.convention, seed)
+        return (_row(pipelines[place], sample, common, convention, options.seed) for place in places)
 
-    return fill([trial.records for trial in trials], benchmark, "ranking", row_of)
+    return rows
 
 
 @torch.no_grad()

@@ -61,7 +61,7 @@ def open_benchmark(name: str, root: Path | None, split: str, data_seed: int, lim
 
 
 def add_benchmark_options(parser: Parser, required: bool = True) -> None:
-    """The options that say what a pipeline is measured on, and how IoU is counted."""
+    """The options that say what a pipeline is measured on, by how many processes, and how IoU is counted."""
     parser.add_argument("--benchmark", choices=NAMES, required=required, help="what to run on")
     parser.add_argument("--root", type=Path, help="the folder of a jsonl benchmark: images/ and samples.jsonl")
     parser.add_argument("--split", default="test", help="(default: test)")
@@ -69,6 +69,12 @@ def add_benchmark_options(parser: Parser, required: bool = True) -> None:
         "--data-seed", type=natural, default=0, help="of a drawn benchmark (default: 0, the shipped one)"
     )
     parser.add_argument("--limit", type=positive, help="the first samples only")
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        default=1,
+        help="processes that share the samples; each loads the weights (default: 1)",
+    )
     parser.add_argument("--preset", choices=sorted(PRESETS), default="lisa", help="how IoU is counted (default: lisa)")
 
 

@@ -16,14 +16,11 @@ from tqdm import tqdm
 import rea2seg
 from rea2seg.config import Config
 from rea2seg.errors import OutputError, reason
-from rea2seg.evaluate.benchmarks import Benchmark
 from rea2seg.evaluate.rows import Row
+from rea2seg.evaluate.workers import RowsOf, rows_of
 from rea2seg.metrics import Convention
 from rea2seg.output import remove, replacing, write_json
-from rea2seg.structures import Sample
 
-RowOf = Callable[[int, Sample], Callable[[int], Row]]
-"""From a sample and its index to what makes its row for each of several `Records`, by their places."""
 ROWS, COMMAND, METRICS, PAGE = "per_sample.jsonl", "command.json", "metrics.json", "report.html"
 
 
@@ -71,23 +68,23 @@ class Records:
         return json.dumps(row.to_json(self.convention), ensure_ascii=False, sort_keys=True) + "\n"
 
 
-def fill(every: Sequence[Records], benchmark: Benchmark, unit: str, row_of: RowOf) -> list[str]:
-    """Add the rows that are still missing, sample by sample, with a progress bar in this unit; returns all ids."""
-    # The rows that are kept are the benchmark's first, perhaps more than are wanted now.
-    kept = sum(min(len(records.rows), benchmark.count) for records in every)
+def fill(every: Sequence[Records], count: int, unit: str, make: Callable[[], RowsOf], workers: int = 1) -> list[str]:
+    """Add the rows that are still missing of the first samples, with a progress bar in this unit; returns their ids.
+
+    make: what `rows_of` makes rows with; a place is that of one of these records.
+    """
+    # Rows are kept in the benchmark's order, perhaps more than are wanted now.
+    wanted = [[place for place, records in enumerate(every) if index >= len(records.rows)] for index in range(count)]
+    tasks = [(index, places) for index, places in enumerate(wanted) if places]
+    missing = [place for _, places in tasks for place in places]
+    kept = count * len(every) - len(missing)
     if kept:
         print(f"{kept} {unit}s are kept from an earlier run of the same command", file=sys.stderr)
-    ids = []
-    with tqdm(total=benchmark.count * len(every), initial=kept, unit=unit, disable=None) as bar:
-        for index in range(benchmark.count):
-            sample = benchmark.sample(index)
-            ids.append(sample.id)
-            row = row_of(index, sample)
-            for place, records in enumerate(every):
-                if sample.id not in records.rows:
-                    records.add(row(place))
-                    bar.update()
-    return ids
+    with tqdm(total=count * len(every), initial=kept, unit=unit, disable=None) as bar:
+        for place, row in zip(missing, rows_of(tasks, make, workers), strict=True):
+            every[place].add(row)
+            bar.update()
+    return [*every[0].rows][:count]
 
 
 def read_command(folder: Path) -> dict[str, Any]:
