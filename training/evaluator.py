@@ -33,8 +33,9 @@ from rea2seg.evaluators.weights import load_internvl
 from rea2seg.generator.attention import enable
 from rea2seg.generator.llava import load
 from training.batches import Stream
+from training.examples import Source
 from training.guidance import Guidance, GuidedLayers
-from training.judgements import IGNORED, JudgementBatch, JudgementDrawer, Portion, Source, Task
+from training.judgements import IGNORED, JudgementBatch, JudgementDrawer, Portion, Task
 from training.mini import load_tokenizer, save_internvl
 from training.optim import Schedule
 from training.packing import BlockAttention

@@ -7,15 +7,14 @@ in a word, then the scores. Blocks are built by the functions that build the eva
 exactly the ids of inference.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isqrt
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -23,25 +22,19 @@ from rea2seg.errors import ConfigError
 from rea2seg.evaluators.internvl import image_pixels
 from rea2seg.evaluators.prompts import EvaluatorTemplate, piece_ids, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import ScoreGrammar, reply_ids
-from rea2seg.masks import iou
-from rea2seg.synth.descriptions import COLUMNS, describe_iou, describe_mask
-from rea2seg.synth.queries import Question
-from rea2seg.synth.render import Rendering, look
-from rea2seg.synth.worlds import World, pick
+from rea2seg.synth.descriptions import describe_iou
 from rea2seg.text import encode_untrusted
 from training.batches import Movable
-from training.mentions import Mention
+from training.examples import Example, Source
+from training.misreading import misread
 from training.packing import Packed, pack, starts
-from training.regions import Mask, coverage, draw_masks, shown_masks, tokens_inside, tokens_under
-from training.scenes import code_set, codes_of, scene_with_questions, to_tensor
+from training.regions import coverage, shown_masks, tokens_inside, tokens_under
 
 Task = Literal["point", "explain", "describe", "score", "reason"]
 WITHOUT_MASKS = ("point", "explain")
 SCORED = ("score", "reason")
 WHAT = "What is under each mask?"
 IGNORED = -100
-CELL = re.compile(rf"\b[{COLUMNS}][0-9]\b")
-"""Where something is, as `rea2seg.synth.descriptions.cell` says it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,106 +88,9 @@ class Block:
     reply: int
 
 
-@dataclass(frozen=True, eq=False)
-class Example:
-    """A question with the region it asks for and the right answer in words, and masks with their IoUs and what lies
-    under each. `mention` are the words of its `Mention`, `mentioned` is the region of the things in it."""
-
-    text: str
-    reasoning: str
-    truth: Mask
-    mention: str
-    mentioned: Mask
-    masks: list[Mask]
-    scores: list[float]
-    under: list[str]
-
-
-Drawn = tuple[UInt8[Tensor, "3 h w"], list[Example]]
-"""A picture and questions about it. One name, because configs are checked by comparing signatures, and two spellings of
-a shaped type are never equal."""
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Draws a picture of a split and `count` questions about it, with a group of masks each unless told otherwise."""
-
-    def __call__(self, rng: np.random.Generator, count: int, split: str, masks: bool) -> Drawn: ...
-
-
-def group_sizes(rng: np.random.Generator, count: int, group: int, short: float) -> list[int]:
-    """The sizes of `count` groups: the last group of a query is often short, so some must be in training too."""
-    return [int(rng.integers(1, group + 1)) if group and rng.random() < short else group for _ in range(count)]
-
-
-class FreshScenes:
-    """Scenes of SGDR-Synth; groups of `group` masks, a share `short` of them smaller, are drawn without a segmenter."""
-
-    def __init__(self, categories: Sequence[str], group: int = 5, short: float = 0.15) -> None:
-        self.categories, self.group, self.short = tuple(categories), group, short
-
-    def __call__(self, rng: np.random.Generator, count: int, split: str, masks: bool) -> Drawn:
-        world, rendering, asked = scene_with_questions(rng, split, count, self.categories)
-        sizes, seen = group_sizes(rng, count, self.group if masks else 0, self.short), look(world, rendering)
-        sized = zip(asked, sizes, strict=True)
-        return to_tensor(rendering.image), [example_of(rng, world, seen, rendering, *one) for one in sized]
-
-
-def example_of(
-    rng: np.random.Generator, world: World, seen: World, rendering: Rendering, question: Question, count: int
-) -> Example:
-    """A question with a group of `count` masks; `seen` is the world as it is seen in the picture."""
-    codes, truth, mention = codes_of(rendering), question.truth(rendering), Mention.of(question, seen)
-    masks = draw_masks(rng, world, codes, question, truth, count)
-    return Example(
-        text=question.text,
-        reasoning=question.reasoning,
-        truth=truth,
-        mention=mention.words,
-        mentioned=code_set(mention.things)[codes],
-        masks=masks,
-        scores=[iou(torch.from_numpy(mask), torch.from_numpy(truth)) for mask in masks],
-        under=[describe_mask(mask, rendering, seen) for mask in masks],
-    )
-
-
 def said_of_masks(words: Sequence[str]) -> str:
     """What is said of each mask, in one sentence."""
     return f"masks: {'; '.join(words)}."
-
-
-def beside(rng: np.random.Generator, cell: str) -> str:
-    """A cell that shares an edge with this one."""
-    place = np.array([COLUMNS.index(cell[0]), int(cell[1])])
-    near = place + pick(rng, [(0, 1), (0, -1), (1, 0), (-1, 0)])
-    column, row = np.where((near < 0) | (near > 9), 2 * place - near, near)
-    return f"{COLUMNS[column]}{row}"
-
-
-def misread_scores(rng: np.random.Generator, scores: Sequence[float]) -> list[float]:
-    """Scores as an evaluator might have written them: each some way off, one in seven anything. Ours."""
-    near = np.clip(rng.normal(scores, 0.2), 0.0, 1.0)
-    anything = rng.random(len(scores))
-    read: list[float] = np.where(rng.random(len(scores)) < 0.15, anything, near).tolist()
-    return read
-
-
-def misread(rng: np.random.Generator, example: Example) -> Example:
-    """The example as an evaluator might have read it: of all things three in ten are seen a cell beside their own, in
-    all that is said of them, and three answers in ten are something else that was named. Scores, and the words for
-    them, are those of `misread_scores`. Ours."""
-    named = sorted(set(CELL.findall(example.reasoning)))
-    everything = sorted(set(CELL.findall(" ".join([example.reasoning, *example.under]))))
-    seen = {cell: beside(rng, cell) if rng.random() < 0.3 else cell for cell in everything}
-    steps, mark, answer = example.reasoning.rpartition("answer:")
-    if rng.random() < 0.3:
-        answer = CELL.sub(lambda _: pick(rng, named), answer)
-
-    def as_seen(words: str) -> str:
-        return CELL.sub(lambda found: seen[found[0]], words)
-
-    reasoning, under = as_seen(steps + mark + answer), [as_seen(words) for words in example.under]
-    return replace(example, reasoning=reasoning, under=under, scores=misread_scores(rng, example.scores))
 
 
 class JudgementDrawer:

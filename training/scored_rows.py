@@ -10,7 +10,7 @@ import numpy as np
 from rea2seg.errors import InputError
 from rea2seg.images import load_image
 from rea2seg.masks import decode_rle
-from training.judgements import Drawn, Example, Source, group_sizes
+from training.examples import Drawn, Example, Source, group_sizes
 from training.scoring_data import ROWS
 
 

@@ -29,7 +29,7 @@ TEMPLATES = (
     "Scores: [0.91, 0.10, 0.00, 0.33, 0.75]\nScores: [1.00]",
     "What is there? What is under each mask? mask 1: mask 2: mask 3: mask 4: mask 5: and part background",
     "a0 b1 c2 d3 e4 f5 g6 h7 i8 j9",
-    # Each a token of its own, which `misread` of training.judgements relies on.
+    # Each a token of its own, which `misread` of training.misreading relies on.
     "cup b3: exactly; cup b3: part; cup b3: no.",
 )
 

@@ -14,8 +14,9 @@ from rea2seg.errors import ConfigError
 from rea2seg.evaluators.prompts import SHORT
 from rea2seg.generator.attention import BACKEND, Rows
 from tests.training.conftest import LANGUAGE, TWO_LAYERS, evaluator_stage
+from training.examples import FreshScenes
 from training.guidance import FlaggedRows, Watched, matching, places
-from training.judgements import IGNORED, FreshScenes, JudgementDrawer, Portion
+from training.judgements import IGNORED, JudgementDrawer, Portion
 from training.packing import PADDING, BlockAttention
 
 TOKENS = 16

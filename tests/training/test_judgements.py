@@ -12,19 +12,8 @@ from rea2seg.evaluators.replies import format_scores, reply_ids
 from rea2seg.structures import Candidate, Query
 from rea2seg.synth.descriptions import describe_iou
 from tests.training.conftest import evaluator_stage
-from training.judgements import (
-    CELL,
-    IGNORED,
-    WHAT,
-    WITHOUT_MASKS,
-    Example,
-    FreshScenes,
-    JudgementDrawer,
-    Portion,
-    group_sizes,
-    misread,
-    misread_scores,
-)
+from training.examples import Example, FreshScenes
+from training.judgements import IGNORED, WHAT, WITHOUT_MASKS, JudgementDrawer, Portion
 from training.regions import coverage, tokens_inside, tokens_under
 
 SIDES, TOKENS = (64, 32), (16, 4)
@@ -138,33 +127,10 @@ def example_with(reasoning, *under, scores=None):
     return Example("it", reasoning, mask, "", ~mask, [mask] * len(under), scores or [0.5] * len(under), [*under])
 
 
-def test_a_misread_example_has_neighbours_of_the_right_cells_and_at_times_another_answer():
-    right, rng = "cups from left: a0, e5. below j9: e5. leftmost: e5. answer: lid of e5.", np.random.default_rng(0)
-    examples = [misread(rng, example_with(right, "cup e5", "cup c3 and cup e5")) for _ in range(1000)]
-    read = [f"{one.reasoning} {one.under[0]} {one.under[1]}" for one in examples]
-    assert all(CELL.sub("", one) == CELL.sub("", f"{right} cup e5 cup c3 and cup e5") for one in read)
-    first, second, third, _, fifth, answer, *under = np.array([CELL.findall(one) for one in read]).T
-    assert set(first) == {"a0", "a1", "b0"}
-    assert set(second) == {"e5", "d5", "f5", "e4", "e6"}
-    assert set(third) == {"j9", "i9", "j8"}
-    assert np.mean(second == "e5") == pytest.approx(0.7, abs=0.05)
-    assert all((same == second).all() for same in (fifth, under[0], under[2]))
-    assert set(under[1]) == {"c3", "b3", "d3", "c2", "c4"}
-    # Of the three that the reasoning names, two are another.
-    assert np.mean(answer != second) == pytest.approx(0.3 * 2 / 3, abs=0.04)
-    assert len({tuple(one.scores) for one in examples}) > 900
-
-
 def test_a_tokenizer_whose_cells_differ_in_length_cannot_misread(tokenizer):
     drawer = drawer_of(tokenizer, "reason")
     with pytest.raises(ConfigError, match="leave `misread` at 0"):
         drawer.block("reason", example_with("answer: b3.", "cup b3"), example_with("answer: b3, c4.", "cup b3"))
-
-
-def test_misread_scores_are_scores_and_mostly_near_the_right_ones():
-    read = np.array(misread_scores(np.random.default_rng(0), [0.0, 0.3, 0.7, 1.0] * 200)).reshape(200, 4)
-    assert ((read >= 0) & (read <= 1)).all()
-    assert (np.abs(read - [0.0, 0.3, 0.7, 1.0]) < 0.4).mean() == pytest.approx(0.92, abs=0.04)
 
 
 def test_an_opening_within_the_words_is_not_taken_for_the_scores(tokenizer):
@@ -287,13 +253,6 @@ def test_tasks_are_drawn_by_their_weights(tokenizer):
     for seed in range(40):
         drawer.batch(np.random.default_rng(seed), 1, "train")
     assert 24 <= sum(told) <= 36
-
-
-def test_a_share_of_the_groups_is_smaller() -> None:
-    rng = np.random.default_rng(0)
-    assert group_sizes(rng, 100, 5, short=0.0) == [5] * 100
-    assert group_sizes(rng, 100, 0, short=1.0) == [0] * 100
-    assert set(group_sizes(rng, 200, 5, short=1.0)) == {1, 2, 3, 4, 5}
 
 
 @pytest.mark.parametrize("task", TASKS)
