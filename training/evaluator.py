@@ -95,8 +95,9 @@ class EvaluatorStage(Stage):
         "matching": 0.5,
         "overlap": 5.0,
         "reading": 0.5,
+        "quoting": 0.5,
     }
-    """The two of the replies, then the seven of `training.guidance`. Ours."""
+    """The two of the replies, then the eight of `training.guidance`. Ours."""
 
     def __init__(
         self,

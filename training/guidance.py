@@ -29,7 +29,8 @@ class GuidedLayers:
     looked up first attend to it, in `point_layers` the end of a question to what it asks for. After `match_after`
     layers the end of a question is like the image tokens inside that region and like the mask tokens that show it;
     after `cover_after` layers every token of a mask knows how far the asked region covers it, alone and together with
-    the mask. In `read_layers` the token before a digit attends to the mask that the digit is about.
+    the mask. In `read_layers` the token before a digit attends to the mask that the digit is about, and to the word for
+    its IoU.
     """
 
     look_layers: tuple[int, int] = (1, 2)
@@ -70,7 +71,7 @@ class Watched(NamedTuple):
 
 
 class Guidance(nn.Module):
-    """The seven losses and the heads that they need. Not exported; made for packed batches with their truth."""
+    """The eight losses and the heads that they need. Not exported; made for packed batches with their truth."""
 
     def __init__(self, width: int, depth: int, layers: GuidedLayers) -> None:
         super().__init__()
@@ -122,6 +123,8 @@ class Guidance(nn.Module):
             covered = self.overlap(hidden[self.layers.cover_after][of_masks]).float().view_as(batch.shares)
             parts["overlap"] = functional.binary_cross_entropy_with_logits(covered, batch.shares)
             parts["reading"] = reading(watched.reads, of_masks, len(batch.judges))
+        if batch.verdicts.any():
+            parts["quoting"] = reading(watched.reads, batch.verdicts, len(batch.judges))
         return parts
 
 
@@ -130,17 +133,17 @@ def places(flags: Bool[Tensor, "b length"]) -> Int[Tensor, "b most"]:
     return pad_sequence([torch.nonzero(row)[:, 0] for row in flags], batch_first=True)
 
 
-def reading(reads: FlaggedRows, of_masks: Bool[Tensor, "b length"], count: int) -> Float[Tensor, ""]:
-    """-log of the share, of the attention to all mask tokens, that the tokens before a score's digits put on its mask.
+def reading(reads: FlaggedRows, about: Bool[Tensor, "b length"], count: int) -> Float[Tensor, ""]:
+    """-log of the share, of the attention to all tokens about masks, that the tokens before digits put on their mask's.
 
     The k-th of `count` scores of a batch is that of the k-th mask; all have equally many digits and tokens.
     """
-    masks, tokens = torch.arange(count, device=of_masks.device), int(of_masks.sum()) // count
-    number = torch.full(of_masks.shape, -1, device=of_masks.device)
-    number = number.masked_scatter(of_masks, masks.repeat_interleave(tokens))
+    masks, tokens = torch.arange(count, device=about.device), int(about.sum()) // count
+    number = torch.full(about.shape, -1, device=about.device)
+    number = number.masked_scatter(about, masks.repeat_interleave(tokens))
     rows = torch.nonzero(reads.flags)[:, 0]
     own = masks.repeat_interleave(len(rows) // count)
-    return mass_inside(reads.weights() * of_masks[rows], number[rows] == own[:, None])
+    return mass_inside(reads.weights() * about[rows], number[rows] == own[:, None])
 
 
 def matching(batch: JudgementBatch, states: Float[Tensor, "n c"], tokens: Float[Tensor, "all c"]) -> Float[Tensor, ""]:

@@ -22,7 +22,7 @@ from rea2seg.errors import ConfigError
 from rea2seg.evaluators.internvl import image_pixels
 from rea2seg.evaluators.prompts import EvaluatorTemplate, piece_ids, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import ScoreGrammar, reply_ids
-from rea2seg.synth.descriptions import describe_iou
+from rea2seg.synth.descriptions import IOU_WORDS, describe_iou
 from rea2seg.text import encode_untrusted
 from training.batches import Movable
 from training.examples import Example, Source
@@ -44,10 +44,10 @@ class JudgementBatch(Movable):
     `question_ends` marks the token that ends each of n questions (the template's `asked`), `inside` the image tokens
     inside what each asks for. `mention_ends` marks where the words of each question's `Mention` end (its first word if
     there are none), `mentioned` the image tokens inside the things of it. `under` are the image tokens under what every
-    mask token shows of its mask. `judges` says which question each of the scored masks belongs to, `shares` how far the
-    asked region, and then mask and region together, cover the 4 x 4 squares of its tokens. For `describe`, the ends
-    mark nothing, and `inside`, `mentioned`, `judges` and `shares` have no rows; for tasks without masks, `under`,
-    `judges` and `shares` have none.
+    mask token shows of its mask. `verdicts` marks the word for the IoU of each mask in `reason`, and nothing elsewhere.
+    `judges` says which question each of the scored masks belongs to, `shares` how far the asked region, and then mask
+    and region together, cover the 4 x 4 squares of its tokens. For `describe`, the ends mark nothing, and `inside`,
+    `mentioned`, `judges` and `shares` have no rows; for tasks without masks, `under`, `judges` and `shares` have none.
     """
 
     pixels: Float[Tensor, "b 3 side side"]
@@ -60,6 +60,7 @@ class JudgementBatch(Movable):
     mention_ends: Bool[Tensor, "b length"]
     mentioned: Bool[Tensor, "n tokens"]
     under: Bool[Tensor, "m mask_tokens tokens"]
+    verdicts: Bool[Tensor, "b length"]
     judges: Int[Tensor, " scored"]
     shares: Float[Tensor, "scored mask_tokens both"]
 
@@ -86,6 +87,10 @@ class Block:
     mention_end: int
     question_end: int
     reply: int
+
+    def where(self, ids: Sequence[int]) -> list[int]:
+        """Where these ids begin in its reply."""
+        return [at for at in range(self.reply, len(self.ids)) if self.ids[at : at + len(ids)] == ids]
 
 
 def said_of_masks(words: Sequence[str]) -> str:
@@ -116,6 +121,7 @@ class JudgementDrawer:
         self.grids = isqrt(tokens[0]), isqrt(tokens[1])
         self.tasks = tasks
         self.grammar = ScoreGrammar.of(tokenizer)
+        self.iou_words = [encode_untrusted(tokenizer, f": {word}") for word in IOU_WORDS]
         whole = prefix_ids(tokenizer, template, "", self.image_tokens)
         tail = [*piece_ids(tokenizer, template, template.question), *piece_ids(tokenizer, template, template.asked)]
         self.prefix = whole[: len(whole) - len(tail)]
@@ -130,11 +136,12 @@ class JudgementDrawer:
         rows = [[self.block(task, each, self.read(rng, task, each)) for each in examples] for _, examples in drawn]
         packed = pack(self.prefix, [[block.ids for block in blocks] for blocks in rows], self.tokenizer.pad_token_id)
         words, digits = (torch.full_like(packed.ids, IGNORED) for _ in range(2))
-        mention_ends, question_ends = (torch.zeros_like(packed.ids, dtype=torch.bool) for _ in range(2))
+        mention_ends, question_ends, verdicts = (torch.zeros_like(packed.ids, dtype=torch.bool) for _ in range(3))
         for row, blocks in enumerate(rows):
             for start, block in zip(starts(len(self.prefix), [block.ids for block in blocks]), blocks, strict=True):
                 mention_ends[row, start + block.mention_end] = task != "describe"
                 question_ends[row, start + block.question_end] = task != "describe"
+                verdicts[row, [start + at for at in self.verdicts(task, block)]] = True
                 self.label(words[row], digits[row], start, block)
         every = [example for _, questions in drawn for example in questions]
         masks = [mask for example in every for mask in example.masks]
@@ -147,6 +154,7 @@ class JudgementDrawer:
             question_ends=question_ends,
             mention_ends=mention_ends,
             under=tokens_under(masks, *self.grids),
+            verdicts=verdicts,
             **self.regions([] if task == "describe" else every),
         )
 
@@ -205,6 +213,12 @@ class JudgementDrawer:
 
     def scored(self, block: Block) -> set[int]:
         """The places in a block of the digits of its scores, which come after the last opening."""
-        opening, digits = list(self.grammar.opening), set(self.grammar.digits)
-        found = [at for at in range(block.reply, len(block.ids)) if block.ids[at : at + len(opening)] == opening]
+        digits, found = set(self.grammar.digits), block.where([*self.grammar.opening])
         return {at for at in range(found[-1], len(block.ids)) if block.ids[at] in digits} if found else set()
+
+    def verdicts(self, task: Task, block: Block) -> list[int]:
+        """The places in a block where its words for IoUs end, which come after all that is said of the question."""
+        if task != "reason":
+            return []
+        said = block.where(encode_untrusted(self.tokenizer, " masks:"))[-1]
+        return sorted(at + len(ids) - 1 for ids in self.iou_words for at in block.where(ids) if at > said)

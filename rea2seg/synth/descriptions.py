@@ -12,6 +12,8 @@ from rea2seg.synth.worlds import Thing, World
 COLUMNS = "abcdefghij"
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
+IOU_WORDS = {"exactly": 0.6, "part": 0.1, "no": 0.0}
+"""The least IoU of each word; `part` is part of it, or more than it. Ours."""
 
 
 def cell(world: World, thing: Thing) -> str:
@@ -62,5 +64,5 @@ def describe_mask(mask: Bool[np.ndarray, "h w"], rendering: Rendering, world: Wo
 
 
 def describe_iou(value: float) -> str:
-    """How well a mask of this IoU fits: `exactly`, `part` (of it, or more than it) or `no`. The bounds are ours."""
-    return "exactly" if value >= 0.6 else "part" if value >= 0.1 else "no"
+    """How well a mask of this IoU fits, as one of `IOU_WORDS`."""
+    return next(word for word, least in IOU_WORDS.items() if value >= least)

@@ -15,7 +15,7 @@ from rea2seg.evaluators.prompts import SHORT
 from rea2seg.generator.attention import BACKEND, Rows
 from tests.training.conftest import LANGUAGE, TWO_LAYERS, evaluator_stage
 from training.examples import FreshScenes
-from training.guidance import FlaggedRows, Watched, matching, places
+from training.guidance import FlaggedRows, Watched, matching, places, reading
 from training.judgements import IGNORED, JudgementDrawer, Portion
 from training.packing import PADDING, BlockAttention
 
@@ -133,6 +133,25 @@ def test_each_loss_falls_as_its_own_layer_shows_the_region(stage, batch):
     assert_close(losses["overlap"], least, atol=1e-3, rtol=0)
 
 
+@torch.no_grad()
+def test_scores_that_attend_to_their_own_words_quote_them(tokenizer):
+    batch = batch_of(tokenizer, "reason")
+    rows, columns = torch.nonzero(batch.verdicts, as_tuple=True)
+    digits = torch.nonzero(batch.digits != IGNORED)[:, 0]
+    assert len(digits) == 3 * len(columns) == 3 * len(batch.judges)
+    own = torch.zeros(len(digits), batch.verdicts.shape[1])
+    own[torch.arange(len(digits)), columns.repeat_interleave(3)] = 1.0
+    flags, count = batch.digits != IGNORED, len(batch.judges)
+    assert reading(told(flags, own), batch.verdicts, count) == 0
+    # As much to every word: to its own one's share.
+    shares = batch.verdicts.sum(1)[digits].float()
+    everything = told(flags, torch.ones_like(own))
+    assert_close(reading(everything, batch.verdicts, count), shares.log().mean())
+    # Of the same row, but the next mask's.
+    others = torch.cat([own[digits == row].roll(3, 0) for row in rows.unique()])
+    assert reading(told(flags, others), batch.verdicts, count) > 10
+
+
 @pytest.mark.parametrize(
     ("task", "told"),
     [
@@ -140,12 +159,12 @@ def test_each_loss_falls_as_its_own_layer_shows_the_region(stage, batch):
         ("explain", ASKED),
         ("describe", {"looking"}),
         ("score", ASKED | JUDGED),
-        ("reason", ASKED | JUDGED),
+        ("reason", ASKED | JUDGED | {"quoting"}),
     ],
 )
 def test_losses_are_those_that_a_task_has(stage, tokenizer, task, told):
     parts = stage.losses(batch_of(tokenizer, task))
-    assert parts.keys() & (ASKED | JUDGED) == told
+    assert parts.keys() & (ASKED | JUDGED | {"quoting"}) == told
     assert ("digits" in parts) == (task in ("score", "reason"))
     assert all(value.isfinite() for value in parts.values())
 
@@ -159,11 +178,12 @@ def test_losses_are_those_that_a_task_has(stage, tokenizer, task, told):
         ("pointing", 0, 1),
         ("matching", 0, 1),
         ("reading", 1, None),
+        ("quoting", 1, None),
     ],
 )
-def test_guidance_reaches_the_layers_that_it_is_about_and_none_above(stage, batch, name, layer, later):
+def test_guidance_reaches_the_layers_that_it_is_about_and_none_above(stage, tokenizer, name, layer, later):
     stage.zero_grad()
-    stage.losses(batch)[name].backward()
+    stage.losses(batch_of(tokenizer, "reason"))[name].backward()
     layers = stage.base.model.language_model.layers
     assert layers[layer].self_attn.q_proj.weight.grad.abs().sum() > 0
     if later is not None:

@@ -10,7 +10,7 @@ from rea2seg.evaluators.internvl import InternVL, image_pixels, mask_pixels
 from rea2seg.evaluators.prompts import SHORT, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import format_scores, reply_ids
 from rea2seg.structures import Candidate, Query
-from rea2seg.synth.descriptions import describe_iou
+from rea2seg.synth.descriptions import IOU_WORDS, describe_iou
 from tests.training.conftest import evaluator_stage
 from training.examples import Example, FreshScenes
 from training.judgements import IGNORED, WHAT, WITHOUT_MASKS, JudgementDrawer, Portion
@@ -98,6 +98,25 @@ def test_digits_are_those_of_the_scores_and_no_others(tokenizer, task):
         said = batch.digits[row][batch.digits[row] != IGNORED].tolist()
         scores = [f"{score:.2f}" for example in questions for score in example.scores]
         assert tokenizer.decode(said) == "".join(scores).replace(".", "")
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("misread", [0.0, 1.0])
+def test_the_words_for_ious_are_marked(tokenizer, task, misread):
+    batch = drawer_of(tokenizer, task, misread=misread).batch(np.random.default_rng(3), 2, "train")
+    words = [tokenizer.decode(token).strip() for token in batch.packed.ids[batch.verdicts]]
+    examples = [example for _, questions in drawn_by(task) for example in questions]
+    right = [describe_iou(score) for example in examples for score in example.scores] if task == "reason" else []
+    assert len(words) == len(right)
+    assert set(words) <= set(IOU_WORDS)
+    assert (words == right) or misread
+
+
+def test_words_about_the_question_are_none_for_ious(tokenizer):
+    example = example_with("behind: no. answer: none.", "cup b3", "background", scores=[0.7, 0.0])
+    drawer = drawer_of(tokenizer, "reason")
+    block = drawer.block("reason", example, example)
+    assert [tokenizer.decode(block.ids[at]) for at in drawer.verdicts("reason", block)] == [" exactly", " no"]
 
 
 @pytest.mark.parametrize("task", ["score", "reason"])
