@@ -3,13 +3,13 @@
     python -m training.evaluator fit --config configs/train/evaluator_stage1.yaml
     python -m training.evaluator fit --config configs/train/evaluator_stage2.yaml
 
-Stage 1: scores without reasoning, of drawn masks and of the generator's candidates, what lies under a mask, and
-questions answered in words. Stage 2: relational questions with and without reasoning, as a LoRA adapter on the language
-layers (the paper trains both stages with LoRA of rank 128 on InternVL3-8B). Departures, mini only: stage 1 trains all
-of the language model, because nothing here comes trained, from that of the generator on, which already knows the
-questions; `training.guidance` adds seven losses that lead it from the asked region to the masks; the digits of the
-scores have a loss of their own, so that they are not drowned by the words; most groups are read with a wrong reply so
-far (`misread` of the data), because at inference it is the evaluator's own.
+Stage 1: scores of drawn masks and of the generator's candidates, without and with reasoning, what lies under a mask,
+and questions answered in words. Stage 2: the candidates alone, as a LoRA adapter on the language layers (the paper
+trains both stages with LoRA of rank 128 on InternVL3-8B). Departures, mini only: stage 1 trains all of the language
+model, because nothing here comes trained, from that of the generator on, which already knows the questions;
+`training.guidance` adds eight losses that lead it from the asked region to the masks; the digits of the scores have a
+loss of their own, so that they are not drowned by the words; most groups are read with a wrong reply so far (`misread`
+of the data), because at inference it is the evaluator's own.
 """
 
 from collections.abc import Mapping

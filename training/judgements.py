@@ -22,7 +22,7 @@ from rea2seg.errors import ConfigError
 from rea2seg.evaluators.internvl import image_pixels
 from rea2seg.evaluators.prompts import EvaluatorTemplate, piece_ids, prefix_ids, suffix_ids
 from rea2seg.evaluators.replies import ScoreGrammar, reply_ids
-from rea2seg.synth.descriptions import IOU_WORDS, describe_iou
+from rea2seg.synth.descriptions import COLUMNS, IOU_WORDS, describe_iou
 from rea2seg.text import encode_untrusted
 from training.batches import Movable
 from training.examples import Example, Source
@@ -88,7 +88,7 @@ class Block:
     question_end: int
     reply: int
 
-    def where(self, ids: Sequence[int]) -> list[int]:
+    def where(self, ids: list[int]) -> list[int]:
         """Where these ids begin in its reply."""
         return [at for at in range(self.reply, len(self.ids)) if self.ids[at : at + len(ids)] == ids]
 
@@ -122,6 +122,10 @@ class JudgementDrawer:
         self.tasks = tasks
         self.grammar = ScoreGrammar.of(tokenizer)
         self.iou_words = [encode_untrusted(tokenizer, f": {word}") for word in IOU_WORDS]
+        cells = [encode_untrusted(tokenizer, f" {column}{row}") for column in COLUMNS for row in range(10)]
+        # What is read and what is said instead must stand in the same places.
+        if misread and any(len({*map(len, words)}) > 1 for words in (cells, self.iou_words)):
+            raise ConfigError("cells, or words for IoUs, differ in their number of tokens: leave `misread` at 0")
         whole = prefix_ids(tokenizer, template, "", self.image_tokens)
         tail = [*piece_ids(tokenizer, template, template.question), *piece_ids(tokenizer, template, template.asked)]
         self.prefix = whole[: len(whole) - len(tail)]
@@ -185,8 +189,6 @@ class JudgementDrawer:
             return Block(ids, ids, mention_end, question_end, len(ids))
         ids += suffix_ids(self.tokenizer, self.template, len(example.masks), self.mask_tokens, task != "score")
         read_ids, right = ([*ids, *self.reply(task, one)] for one in (read, example))
-        if len(read_ids) != len(right):
-            raise ConfigError("cells, or words for IoUs, differ in their number of tokens: leave `misread` at 0")
         return Block(read_ids, right, mention_end, question_end, len(ids))
 
     def reply(self, task: Task, example: Example) -> list[int]:
@@ -217,8 +219,8 @@ class JudgementDrawer:
         return {at for at in range(found[-1], len(block.ids)) if block.ids[at] in digits} if found else set()
 
     def verdicts(self, task: Task, block: Block) -> list[int]:
-        """The places in a block where its words for IoUs end, which come after all that is said of the question."""
+        """The places in a block where its words for IoUs end: the last of their kind, one for every three digits."""
         if task != "reason":
             return []
-        said = block.where(encode_untrusted(self.tokenizer, " masks:"))[-1]
-        return sorted(at + len(ids) - 1 for ids in self.iou_words for at in block.where(ids) if at > said)
+        found = sorted(at + len(ids) - 1 for ids in self.iou_words for at in block.where(ids))
+        return found[-(len(self.scored(block)) // 3) :]

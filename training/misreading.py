@@ -32,8 +32,8 @@ def misread_scores(rng: np.random.Generator, scores: Sequence[float]) -> list[fl
 
 def misread(rng: np.random.Generator, example: Example) -> Example:
     """The example as an evaluator might have read it: of all things three in ten are seen a cell beside their own, in
-    all that is said of them, and three answers in ten are something else that was named. Scores, and the words for
-    them, are those of `misread_scores`. Ours."""
+    all that is said of them, and in three of ten the answer is any of the cells that were named. Scores, and the words
+    for them, are those of `misread_scores`. Ours."""
     named = sorted(set(CELL.findall(example.reasoning)))
     everything = sorted(set(CELL.findall(" ".join([example.reasoning, *example.under]))))
     seen = {cell: beside(rng, cell) if rng.random() < 0.3 else cell for cell in everything}

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from rea2seg.cli import DONE, Parser, add_pipeline_options, chosen_config, run
-from rea2seg.config import Config
 from rea2seg.evaluate.benchmarks import add_benchmark_options, asked_of, benchmark_of
 from rea2seg.evaluate.comparing import Run, compare, comparison_json, comparison_table, read_run, require_paired
-from rea2seg.evaluate.judging import judge
+from rea2seg.evaluate.judging import judging
 from rea2seg.evaluate.page import write_page
 from rea2seg.evaluate.records import Records, fill, fingerprint_of
 from rea2seg.evaluate.results import Results
-from rea2seg.evaluate.rows import Row
 from rea2seg.evaluate.tables import tables
 from rea2seg.evaluate.variants import SEARCHES, without
-from rea2seg.evaluate.workers import RowsOf
 from rea2seg.metrics import PRESETS
 from rea2seg.output import writable_folder, write_json
-from rea2seg.pipeline import Rea2Seg
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +79,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         require_paired(command, other)
     folder = None if options.out is None else writable_folder(options.out)
     records = Records(folder, command, fingerprint_of(command, config), convention)
-    ids = fill([records], benchmark.count, "sample", partial(_judging, options, config), options.workers)
+    ids = fill([records], benchmark.count, "sample", partial(judging, options, config), options.workers)
     rows = [records.rows[id] for id in ids]
     results = Results.of(rows, convention)
     records.finish(ids, {"version": version("rea2seg"), "command": command, **results.to_json()})
@@ -93,16 +89,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     for other in others:
         print(f"\n{comparison_table(compare(rows, other.rows, convention), 'this run', 'the other')}")
     return DONE
-
-
-def _judging(options: argparse.Namespace, config: Config) -> RowsOf:
-    """What makes the row of a sample; loads the weights."""
-    benchmark, pipe, convention = benchmark_of(options), Rea2Seg(**config.build()), PRESETS[options.preset]
-
-    def rows(index: int, _: Sequence[int]) -> Iterator[Row]:
-        yield judge(pipe, benchmark.sample(index), benchmark.other_question(index), convention, options.seed)
-
-    return rows
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -11,15 +12,28 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from rea2seg import rivals
+from rea2seg.config import Config
+from rea2seg.evaluate.benchmarks import benchmark_of
 from rea2seg.evaluate.rows import KEYS, Found, Row
+from rea2seg.evaluate.workers import RowsOf
 from rea2seg.masks import encode_rle
-from rea2seg.metrics import Convention, Overlap, best_of, overlaps
+from rea2seg.metrics import PRESETS, Convention, Overlap, best_of, overlaps
 from rea2seg.output import finite
 from rea2seg.pipeline import Rea2Seg
 from rea2seg.ranking import ByEvaluator, shuffled_groups
 from rea2seg.seeding import random_for
 from rea2seg.structures import Candidate, Query, Ranking, Sample, Scene
 from rea2seg.text import clean_question
+
+
+def judging(options: argparse.Namespace, config: Config) -> RowsOf:
+    """What makes the row of a sample of the benchmark that the options of a command name; loads the weights."""
+    benchmark, pipe, convention = benchmark_of(options), Rea2Seg(**config.build()), PRESETS[options.preset]
+
+    def rows(index: int, _: Sequence[int]) -> Iterator[Row]:
+        yield judge(pipe, benchmark.sample(index), benchmark.other_question(index), convention, options.seed)
+
+    return rows
 
 
 @torch.no_grad()

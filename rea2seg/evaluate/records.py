@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,10 @@ class Records:
         write_json(folder / COMMAND, {"command": command, "fingerprint": fingerprint}, sort_keys=True)
 
     def add(self, row: Row) -> None:
-        """Keep a row; it is on disk when this returns."""
+        """Keep a row; it is on disk when this returns. Raises `OutputError` if there is one of its sample already."""
+        if row.id in self.rows:
+            told = f"{str(self.folder)!r} holds rows of other samples than the first ones"
+            raise OutputError(f"{told}: {row.id!r} comes twice; remove the folder, or give another")
         self.rows[row.id] = row
         if self.folder is None:
             return
@@ -80,8 +84,11 @@ def fill(every: Sequence[Records], count: int, unit: str, make: Callable[[], Row
     kept = count * len(every) - len(missing)
     if kept:
         print(f"{kept} {unit}s are kept from an earlier run of the same command", file=sys.stderr)
-    with tqdm(total=count * len(every), initial=kept, unit=unit, disable=None) as bar:
-        for place, row in zip(missing, rows_of(tasks, make, workers), strict=True):
+    with (
+        tqdm(total=count * len(every), initial=kept, unit=unit, disable=None) as bar,
+        closing(rows_of(tasks, make, workers)) as rows,
+    ):
+        for place, row in zip(missing, rows, strict=True):
             every[place].add(row)
             bar.update()
     return [*every[0].rows][:count]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -24,11 +27,12 @@ class WorkerError(Rea2SegError):
     """A process that ended before its work was done."""
 
 
-def rows_of(tasks: Sequence[Task], make: Callable[[], RowsOf], workers: int = 1) -> Iterator[Row]:
-    """The rows of all tasks in their order.
+def rows_of(tasks: Sequence[Task], make: Callable[[], RowsOf], workers: int = 1) -> Generator[Row, None, None]:
+    """The rows of all tasks in their order; to be closed by who does not take them all.
 
-    What `make` makes is made once in every process, and not at all if there are no tasks; with several workers it must
-    be picklable, and the threads of this process are shared among them. Raises `WorkerError`, and what a task raises.
+    What `make` makes is made once in every process, and not at all if there are no tasks. With several workers it is
+    pickled by its name, which must not lie in a package's `__main__`; the threads of this process are shared among
+    them. Raises `WorkerError`, and what a task raises.
     """
     if not tasks:
         return
@@ -40,15 +44,34 @@ def rows_of(tasks: Sequence[Task], make: Callable[[], RowsOf], workers: int = 1)
     threads = max(torch.get_num_threads() // workers, 1)
     # Not forked: threads of PyTorch that are running now would be missing there, and waited for without end.
     context = multiprocessing.get_context("spawn")
+    others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(workers, context, _start, (make, threads))
     try:
-        for rows in pool.map(_work, tasks):
+        # Workers inherit it: where a terminal interrupts them all, this process alone says so and ends them.
+        with _ignoring_interrupts():
+            found = pool.map(_work, tasks)
+        for rows in found:
             yield from rows
     except BrokenProcessPool as error:
         told = "what is done is kept: give the same command again with fewer --workers"
         raise WorkerError(f"a worker was stopped, perhaps for want of memory; {told}") from error
+    except BaseException:
+        # Nobody wants what is still being done.
+        for child in multiprocessing.active_children():
+            if child not in others:
+                child.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 _make: Callable[[], RowsOf]
@@ -57,10 +80,17 @@ _make: Callable[[], RowsOf]
 
 def _start(make: Callable[[], RowsOf], threads: int) -> None:
     global _make
-    # Dies without a word where a terminal interrupts them all; whoever started it says so.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    torch.set_num_threads(threads)
     _make = make
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Whoever is killed cannot end its workers, which would wait for tasks without end."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @cache

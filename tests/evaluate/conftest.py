@@ -15,3 +15,9 @@ def shop(tmp_path: Path) -> Path:
 def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without report.html, which takes a second to draw."""
     monkeypatch.setattr("rea2seg.evaluate.__main__.write_page", lambda *_: None)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the diagram, which takes a second to draw."""
+    monkeypatch.setattr("rea2seg.evaluate.ablations.differences_plot", lambda *_: "")

@@ -31,12 +31,6 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the diagram, which takes a second to draw."""
-    monkeypatch.setattr("rea2seg.evaluate.ablations.differences_plot", lambda *_: "")
-
-
 def ablate(shop: Path, *more: str, variants: Sequence[dict[str, Any]] = VARIANTS, out: str = "out") -> int:
     (shop / "table.yaml").write_text(yaml.safe_dump({"shuffles": 3, "variants": list(variants)}))
     where = ["--root", str(shop / "data"), "--config", str(shop / "paint.yaml"), "--out", str(shop / out)]

@@ -121,6 +121,14 @@ def test_an_interrupted_run_goes_on_where_it_stopped(shop, monkeypatch, capsys):
         assert (shop / "out" / name).read_bytes() == (shop / "whole" / name).read_bytes()
 
 
+def test_rows_that_are_not_the_first_samples_are_refused_and_not_counted_twice(shop, capsys):
+    call(shop)
+    others = (shop / "out" / "per_sample.jsonl").read_text().splitlines(keepends=True)
+    (shop / "out" / "per_sample.jsonl").write_text("".join(others[-2:]))
+    assert call(shop) == 2
+    assert "'s7' comes twice" in capsys.readouterr().err
+
+
 def test_who_is_stopped_in_the_middle_of_a_character_loses_that_line_alone(shop):
     write_native([sample(place, id=f"größe {place}") for place in range(3)], shop / "data")
     call(shop)

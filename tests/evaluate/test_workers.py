@@ -1,8 +1,13 @@
 """Several processes make the rows that one makes, in the same order, and fail in one line."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,13 +18,19 @@ from tests.evaluate.paint import call
 from tests.evaluate.test_ablations import ablate
 
 TASKS = [(index, [0, 1]) for index in range(4)]
+PATIENCE = 60.0
+"""Seconds after which something that should happen has not."""
 
 
-def telling(slow=-1, bad=-1, deadly=-1):
-    """What makes "rows" that say where they come from; some tasks are slow, some fail, some end their process."""
+def telling(meet=None, slow=-1, bad=-1, deadly=-1):
+    """What makes "rows" that say where they come from. Some tasks take long, fail or end their process; the first one
+    waits until a second process has begun too, where `meet` is a folder to meet in."""
 
     def rows(index, places):
-        time.sleep(index == slow)
+        if meet:
+            (meet / str(os.getpid())).touch()
+            wait_for(lambda: index > 0 or len(list(meet.iterdir())) > 1)
+        time.sleep(PATIENCE * (index == slow))
         if index == bad:
             raise InputError(f"sample {index} cannot be read")
         if index == deadly:
@@ -29,12 +40,27 @@ def telling(slow=-1, bad=-1, deadly=-1):
     return rows
 
 
+def wait_for(happens: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def lives(process: int) -> bool:
+    """Whether a process is still there, and is not one that has ended and waits to be asked for its status."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def unmade():
     raise AssertionError("made without a task")
 
 
-def test_rows_come_in_the_order_of_the_tasks_whoever_makes_them():
-    rows = list(rows_of(TASKS, partial(telling, slow=0), workers=2))
+def test_rows_come_in_the_order_of_the_tasks_whoever_makes_them(tmp_path):
+    rows = list(rows_of(TASKS, partial(telling, tmp_path), workers=2))
     assert [row[:2] for row in rows] == [(index, place) for index, places in TASKS for place in places]
     makers = {row[2] for row in rows}
     assert len(makers) == 2
@@ -55,11 +81,12 @@ def test_without_a_task_nothing_is_made(workers):
     assert not list(rows_of([], unmade, workers))
 
 
-def test_what_a_worker_raises_is_raised_after_the_rows_before_it():
-    rows = rows_of(TASKS, partial(telling, bad=1), workers=2)
+def test_what_a_worker_raises_is_raised_after_the_rows_before_it_and_nobody_waits_for_the_others():
+    rows, begun = rows_of(TASKS, partial(telling, bad=1, slow=2), workers=2), time.monotonic()
     assert [next(rows)[:2], next(rows)[:2]] == [(0, 0), (0, 1)]
     with pytest.raises(InputError, match="sample 1 cannot be read"):
         next(rows)
+    assert time.monotonic() - begun < PATIENCE
 
 
 def test_a_worker_that_dies_is_an_error_that_says_how_to_go_on():
@@ -67,17 +94,34 @@ def test_a_worker_that_dies_is_an_error_that_says_how_to_go_on():
         list(rows_of(TASKS, partial(telling, deadly=3), workers=2))
 
 
-@pytest.mark.usefixtures("unreported")
-def test_the_command_writes_the_same_bytes_with_two_workers(shop, capsys):
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes where Linux shows them")
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_the_process_that_started_them(end):
+    rows = "rows_of(TASKS, partial(telling, slow=1), workers=2)"
+    code = f"from tests.evaluate.test_workers import *; [print(row, flush=True) for row in {rows}]"
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", code], text=True, **quiet) as run:
+        assert run.stdout is not None
+        worker = int(run.stdout.readline().split(",")[2])
+        assert lives(worker)
+        run.send_signal(end)
+        run.stdout.read()
+    wait_for(lambda: not lives(worker))
+
+
+def test_the_command_writes_the_same_bytes_with_two_workers(shop):
     call(shop, out="one")
     assert call(shop, "--limit", "4", "--workers", "2") == 0
-    assert call(shop, "--workers", "2") == 0
-    assert "4 samples are kept" in capsys.readouterr().err
+    where = ["--root", str(shop / "data"), "--config", str(shop / "paint.yaml"), "--out", str(shop / "out")]
+    command = [sys.executable, "-m", "rea2seg.evaluate", "--benchmark", "jsonl", *where, "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "4 samples are kept" in done.stderr
     for name in ("metrics.json", "per_sample.jsonl"):
         assert (shop / "out" / name).read_bytes() == (shop / "one" / name).read_bytes()
 
 
-@pytest.mark.usefixtures("unreported")
+@pytest.mark.usefixtures("undrawn")
 def test_variants_are_compared_by_two_workers_as_by_one(shop):
     variants = [{"name": "one", "change": {"selector.group": 1}}, {"name": "bare", "without": ["core"]}]
     ablate(shop, variants=variants, out="one")
