@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(abspath $(VENV))/bin
 SYSTEM_TORCH ?=
 STEPS ?=
-# Samples of the test split. Ours: half an hour or so, at the eleven seconds that each of ten took.
+# Samples of the test split. In one process each of ten took eleven seconds.
 LIMIT ?= 200
 # Processes that share them.
 WORKERS ?= 2
