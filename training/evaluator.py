@@ -81,8 +81,8 @@ def as_scores(digits: Int[Tensor, " n"]) -> list[float]:
 class EvaluatorStage(Stage):
     """Wires InternVL to its loss. `rank` > 0 trains an adapter of that rank and exports it alone.
 
-    `language` is the folder of a generator whose language model is to go on here; `guided` are the layers of
-    `training.guidance`, without which an adapter learns.
+    `language` is the folder of a generator whose language model is to go on here. The vision tower and its projector
+    learn too unless `frozen_tower`. `guided` are the layers of `training.guidance`, without which an adapter learns.
     """
 
     LOSS: ClassVar[Mapping[str, float]] = {
@@ -105,12 +105,15 @@ class EvaluatorStage(Stage):
         export: str,
         rank: int = 0,
         language: str | None = None,
+        frozen_tower: bool = True,
         guided: GuidedLayers = GuidedLayers(),  # noqa: B008 - frozen
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__(export, schedule)
         if rank and language is not None:
             raise ConfigError("an adapter goes on from `weights`; `language` belongs to the training of all layers")
+        if rank and not frozen_tower:
+            raise ConfigError("an adapter is one of the language layers: with a `rank` the tower stays frozen")
         self.model, self.tokenizer = load_internvl(Path(weights))
         if rank:
             self.model = get_peft_model(
@@ -122,8 +125,8 @@ class EvaluatorStage(Stage):
         text = self.base.config.text_config
         self.guidance = None if rank else Guidance(text.hidden_size, text.num_hidden_layers, guided)
         enable(self.base)
-        for frozen in (self.base.model.vision_tower, self.base.model.multi_modal_projector):
-            frozen.requires_grad_(False)
+        for sees in (self.base.model.vision_tower, self.base.model.multi_modal_projector):
+            sees.requires_grad_(not frozen_tower)
 
     def slots(
         self, ids: Int[Tensor, "b length"], tokens: int
@@ -138,9 +141,8 @@ class EvaluatorStage(Stage):
     ) -> Float[Tensor, "b length d"]:
         """Input embeddings, with the pictures' features in their places."""
         embedded: Tensor = self.base.get_input_embeddings()(batch.packed.ids)
-        with torch.no_grad():
-            image = self.features(batch.pixels)
-            masks = self.features(batch.mask_pixels) if len(batch.mask_pixels) else image[:0]
+        image = self.features(batch.pixels)
+        masks = self.features(batch.mask_pixels) if len(batch.mask_pixels) else image[:0]
         for slots, features in ((of_image, image), (of_masks, masks)):
             if slots.sum() != features.shape[:-1].numel():
                 raise ConfigError("the batches' sides and cell are not those of the model: slots and features differ")
