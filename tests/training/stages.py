@@ -64,7 +64,7 @@ TINY: dict[str, tuple[Callable[[], None], dict[str, Any]]] = {
     ),
     "evaluator_stage1": (
         lambda: run(evaluator.EvaluatorStage, evaluator.Judgements),
-        {"data.tasks": {"score": {"share": 1.0, "questions": 4}}},  # Two steps are to reach all layers.
+        {"data.tasks": {"reason": {"share": 1.0, "questions": 4}}},  # Two steps are to reach all layers.
     ),
     "evaluator_stage2": (lambda: run(evaluator.EvaluatorStage, evaluator.Judgements), {"model.rank": 2}),
 }

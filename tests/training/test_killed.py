@@ -14,11 +14,11 @@ import pytest
 import torch
 
 import rea2seg
+from tests.training.conftest import small_tokenizer
 from tests.training.stages import EVALUATORS, train
 from training.resuming import WholeCheckpoints, refreshed
 from training.scoring_data import scoring_data
 from training.ship import ship
-from training.tokenizer import train as train_tokenizer
 
 STEPS = 14
 """SOAP looks for new axes every ten steps; a validation lies in the middle and one at the end."""
@@ -148,7 +148,7 @@ def test_all_of_mini_killed_twice_in_every_stage_ships_the_same_bytes(tmp_path, 
 
 
 def test_a_tokenizer_is_the_same_every_time(tmp_path, tokenizer):
-    train_tokenizer(400, scenes=20, seed=0).save_pretrained(tmp_path / "again")
+    small_tokenizer().save_pretrained(tmp_path / "again")
     tokenizer.save_pretrained(tmp_path / "first")
     assert files(tmp_path / "again") == files(tmp_path / "first")
 

@@ -4,6 +4,7 @@ from rea2seg.evaluators.replies import ScoreGrammar
 from rea2seg.generator.tokens import control_id
 from rea2seg.synth.queries import questions
 from rea2seg.text import encode_untrusted
+from tests.training.conftest import small_tokenizer
 from training.mini import load_tokenizer
 from training.scenes import sample_scene
 from training.tokenizer import CONTROL, train
@@ -34,6 +35,6 @@ def test_questions_take_about_a_token_a_word():
 
 
 def test_the_same_seed_gives_the_same_tokenizer(tokenizer, tokenizer_folder):
-    again = train(480, scenes=20, seed=0)
+    again = small_tokenizer()
     assert again.get_vocab() == tokenizer.get_vocab()
     assert load_tokenizer(tokenizer_folder).get_vocab() == tokenizer.get_vocab()
