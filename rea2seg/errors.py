@@ -23,6 +23,10 @@ class OutputError(Rea2SegError):
     """A place that cannot be written."""
 
 
+class WorkerError(Rea2SegError):
+    """A process that ended before its work was done."""
+
+
 def require_positive(**numbers: int) -> None:
     """Refuses a setting of a config that must be 1 or more."""
     for name, number in numbers.items():

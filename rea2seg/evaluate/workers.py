@@ -14,17 +14,13 @@ from functools import cache
 
 import torch
 
-from rea2seg.errors import Rea2SegError
+from rea2seg.errors import WorkerError
 from rea2seg.evaluate.rows import Row
 
 Task = tuple[int, Sequence[int]]
 """The index of a sample, and the places of those who want a row of it."""
 RowsOf = Callable[[int, Sequence[int]], Iterable[Row]]
 """The rows of a task, in the order of its places."""
-
-
-class WorkerError(Rea2SegError):
-    """A process that ended before its work was done."""
 
 
 def rows_of(tasks: Sequence[Task], make: Callable[[], RowsOf], workers: int = 1) -> Generator[Row, None, None]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rea2seg.errors import InputError
-from rea2seg.evaluate.workers import WorkerError, rows_of
+from rea2seg.errors import InputError, WorkerError
+from rea2seg.evaluate.workers import rows_of
 from tests.evaluate.paint import call
 from tests.evaluate.test_ablations import ablate
 
