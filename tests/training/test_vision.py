@@ -12,9 +12,20 @@ from rea2seg.synth.render import look, render
 from rea2seg.synth.vocabulary import KINDS, SIZES
 from rea2seg.synth.worlds import Thing, World
 from tests.training.conftest import CLIP, LANGUAGE, VIT, roughen
-from training.mini import small_internvl, small_llava
+from training.mini import save_internvl, small_internvl, small_llava
 from training.scenes import codes_of
-from training.vision import NAMES, TokenBatch, as_clip, draw_batch, labels_of, middles, token_cells
+from training.vision import (
+    NAMES,
+    RARE,
+    TokenBatch,
+    VisionStage,
+    as_clip,
+    draw_batch,
+    labels_of,
+    mean_of_means,
+    middles,
+    token_cells,
+)
 
 GRID = 4
 WORLD = World(
@@ -96,6 +107,55 @@ def test_labels_name_what_fills_a_cell_and_place_its_object(padded):
     nothing = labels["kind"] == 0
     assert nothing[0, 0]
     assert all((labels[name][nothing] == 0).all() for name in NAMES)
+
+
+def test_labels_tell_what_is_written_and_who_hides_whom():
+    back = Thing(0, "box", "blue", "large", "plain", x=0.4, y=0.4, radius=0.12, depth=1, letters="HO")
+    front = Thing(1, "ball", "red", "small", "plain", x=0.5, y=0.4, radius=0.07, depth=0, mark="cross")
+    apart = Thing(2, "star", "red", "small", "plain", x=0.85, y=0.5, radius=0.07, depth=2)
+    world = World(1.0, 0.75, (back, front, apart), (0.0, -1.0), seed=0)
+    rendering = render(world)
+    seen = look(world, rendering)
+    labels = labels_of(seen, token_cells(codes_of(rendering), 12, False), False)
+
+    def rare(x, y):
+        return {name: int(labels[name][int(12 * y / 0.75), int(12 * x)]) - 1 for name in RARE}
+
+    box = {"mark": 0, "letters": 2, "letter_1": 3, "letter_2": 6, "letter_3": 0, "in_front": 0, "behind": 1}
+    nothing = dict.fromkeys(RARE, 0)
+    assert rare(0.3, 0.4) == box
+    assert rare(0.5, 0.4) == {**nothing, "mark": 1, "in_front": 1}
+    assert rare(0.85, 0.5) == nothing
+
+
+def test_what_is_rare_counts_as_much_as_all_the_rest():
+    error = torch.tensor([[4.0, 2.0, 1.0, 1.0, 1.0, 1.0]])
+    rare = torch.tensor([[True, True, False, False, False, False]])
+    assert mean_of_means(error, rare, ~rare).item() == 2.0
+    assert mean_of_means(error, ~rare, torch.zeros_like(rare)).item() == 1.0
+
+
+def test_a_tower_that_teaches_itself_begins_as_it_was(tokenizer, tokenizer_folder, tmp_path):
+    """Then `match` is what it has moved since, on pictures and on masks."""
+    save_internvl(roughen(small_internvl(VIT, LANGUAGE, tokenizer, 0.5)), tokenizer, tmp_path)
+    stage = VisionStage(
+        "evaluator", VIT, LANGUAGE, str(tokenizer_folder), "nowhere", weights=str(tmp_path), teacher=str(tmp_path)
+    )
+    batch = draw_batch(np.random.default_rng(0), 2, VIT, GRID, False, 2, 32, "train", ["letters"])
+    assert stage.losses(batch)["match"].item() == 0
+    trained = {name for name, parameter in stage.named_parameters() if parameter.requires_grad}
+    assert not any(name.startswith("teacher") for name in trained)
+    with torch.no_grad():
+        next(stage.model.parameters()).mul_(1.5)
+    both = stage.losses(batch)["match"].item()
+    stage.masks_too = False
+    assert both > stage.losses(batch)["match"].item() > 0
+
+
+def test_scenes_are_of_the_themes_that_are_asked_for():
+    batch = draw_batch(np.random.default_rng(0), 3, VIT, GRID, False, 0, 32, "train", ["marks"])
+    marks = batch.names[..., [*NAMES].index("mark")]
+    assert (marks > 1).any(dim=1).all()
 
 
 def test_the_middle_of_an_object_is_its_cell_nearest_to_the_centre():
