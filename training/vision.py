@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import isqrt
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,12 +24,14 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import InternVLForConditionalGeneration, LlavaForConditionalGeneration
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from rea2seg.drawing import FAINT, PAPER
 from rea2seg.evaluators.internvl import image_pixels
 from rea2seg.evaluators.weights import load_internvl
 from rea2seg.generator.llava import clip_pixels, load
+from rea2seg.generator.llava import image_features as llava_features
 from rea2seg.synth.glyphs import ALPHABET
 from rea2seg.synth.measures import hides
 from rea2seg.synth.render import look
@@ -85,13 +87,13 @@ def labels_of(world: World, cells: UInt8[np.ndarray, "grid grid fine"], padded: 
     counts = np.stack([(cells == code).sum(-1) for code in range(CODES_PER_OBJECT * (len(world.things) + 1))], axis=-1)
     counts[..., 0] = 0
     code = np.where(counts.max(-1) >= 3, counts.argmax(-1), 0)
-    rows: list[tuple[float, ...]] = [(0,) * (len(LOOKS) + len(LETTERS) + 6)]
+    rows: list[tuple[float, ...]] = []
     for thing in world.things:
         x, y = thing.x / world.width, thing.y / world.height
         if padded:
             x, y = thing.x + (1 - world.width) / 2, thing.y + (1 - world.height) / 2
         rows.append((*names_of(world, thing), x, y, thing.radius))
-    looked_up = np.array(rows)[code // CODES_PER_OBJECT]
+    looked_up = np.array([np.zeros(len(rows[0])), *rows])[code // CODES_PER_OBJECT]
     names = dict(zip(NAMES, np.moveaxis(looked_up[..., :-3].astype(int), -1, 0), strict=False))
     place = looked_up[..., -3:].astype(np.float32)
     bins = np.where(code > 0, (place[..., :2] * BINS).astype(int).clip(0, BINS - 1).transpose(2, 0, 1) + 1, 0)
@@ -173,9 +175,14 @@ def as_clip(pixels: Float[Tensor, "b 3 side side"]) -> Float[Tensor, "b 3 side s
     return (pixels * std + mean - clip_mean) / clip_std
 
 
-def image_tokens(model: Any, pixels: Float[Tensor, "b 3 side side"]) -> Float[Tensor, "b tokens width"]:
+def image_tokens(
+    model: LlavaForConditionalGeneration | InternVLForConditionalGeneration, pixels: Float[Tensor, "b 3 side side"]
+) -> Float[Tensor, "b tokens width"]:
     """What the tower of a generator or of an evaluator tells its language model of each picture."""
-    return torch.stack(list(model.get_image_features(pixel_values=pixels).pooler_output))
+    if isinstance(model, LlavaForConditionalGeneration):
+        return llava_features(model, pixels)
+    features: Tensor = model.get_image_features(pixel_values=pixels).pooler_output
+    return features
 
 
 def mean_of_means(values: Float[Tensor, "b tokens"], *groups: Bool[Tensor, "b tokens"]) -> Float[Tensor, ""]:
@@ -259,11 +266,11 @@ class VisionStage(Stage):
             self.save = partial(save_internvl, self.model, words)
         self.features: Callable[[Tensor], Tensor] = partial(image_tokens, self.model)
         self.taught: Callable[[Tensor], Tensor] | None = None
-        self.masks_too = teacher is not None and teacher == weights
+        self.own_teacher = teacher is not None and teacher == weights
         if teacher:
-            self.teacher = deepcopy(self.model) if self.masks_too else load(teacher).mllm
+            self.teacher = deepcopy(self.model) if self.own_teacher else load(teacher).mllm
             self.teacher.requires_grad_(False)
-            same = family == "generator" or self.masks_too
+            same = family == "generator" or self.own_teacher
             self.taught = lambda pixels: image_tokens(self.teacher, pixels if same else as_clip(pixels))
             if not (same or weights):
                 take_over_tower(self.model, self.teacher)
@@ -285,8 +292,7 @@ class VisionStage(Stage):
                 parts[f"accuracy/{name}"] = mean_of_means(right, label > 1, without)
             else:
                 parts[name], parts[f"accuracy/{name}"] = error.mean(), right[things].mean()
-        error = (self.place(tokens).float() - batch.place).abs()[things]
-        parts["place"] = error.mean()
+        parts["place"] = (self.place(tokens).float() - batch.place).abs()[things].mean()
         if self.taught is not None:
             parts["match"] = unlike(tokens, self.taught(batch.pixels))
         if len(batch.mask_pixels):
@@ -294,7 +300,7 @@ class VisionStage(Stage):
             parts["cover"] = functional.binary_cross_entropy_with_logits(
                 self.cover(mask_tokens).float(), batch.coverage
             )
-            if self.taught is not None and self.masks_too:
+            if self.taught is not None and self.own_teacher:
                 parts["match"] = parts["match"] + unlike(mask_tokens, self.taught(batch.mask_pixels))
         return parts
 

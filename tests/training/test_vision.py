@@ -148,7 +148,7 @@ def test_a_tower_that_teaches_itself_begins_as_it_was(tokenizer, tokenizer_folde
     with torch.no_grad():
         next(stage.model.parameters()).mul_(1.5)
     both = stage.losses(batch)["match"].item()
-    stage.masks_too = False
+    stage.own_teacher = False
     assert both > stage.losses(batch)["match"].item() > 0
 
 
