@@ -87,28 +87,32 @@ def labels_of(world: World, cells: UInt8[np.ndarray, "grid grid fine"], padded: 
     counts = np.stack([(cells == code).sum(-1) for code in range(CODES_PER_OBJECT * (len(world.things) + 1))], axis=-1)
     counts[..., 0] = 0
     code = np.where(counts.max(-1) >= 3, counts.argmax(-1), 0)
-    rows: list[tuple[float, ...]] = []
+    owner = code // CODES_PER_OBJECT
+    answers = [names_of(world, thing) for thing in world.things]
+    names = {name: np.array([0, *(answer[name] for answer in answers)])[owner] for name in answers[0]}
+    rows = [(0.0, 0.0, 0.0)]
     for thing in world.things:
         x, y = thing.x / world.width, thing.y / world.height
         if padded:
             x, y = thing.x + (1 - world.width) / 2, thing.y + (1 - world.height) / 2
-        rows.append((*names_of(world, thing), x, y, thing.radius))
-    looked_up = np.array([np.zeros(len(rows[0])), *rows])[code // CODES_PER_OBJECT]
-    names = dict(zip(NAMES, np.moveaxis(looked_up[..., :-3].astype(int), -1, 0), strict=False))
-    place = looked_up[..., -3:].astype(np.float32)
+        rows.append((x, y, thing.radius))
+    place = np.array(rows, np.float32)[owner]
     bins = np.where(code > 0, (place[..., :2] * BINS).astype(int).clip(0, BINS - 1).transpose(2, 0, 1) + 1, 0)
     names |= {"column": bins[0], "row": bins[1], "part": code % CODES_PER_OBJECT}
-    return {**names, "middle": middles(code // CODES_PER_OBJECT, place[..., :2]), "place": place}
+    return {**names, "middle": middles(owner, place[..., :2]), "place": place}
 
 
-def names_of(world: World, thing: Thing) -> list[int]:
-    """The first answers of `NAMES` for a thing, from 1 on: those that do not depend on a cell."""
-    looks = [values.index(getattr(thing, name)) for name, values in LOOKS.items()]
-    spelt = [ALPHABET.index(letter) + 1 for letter in thing.letters]
+def names_of(world: World, thing: Thing) -> dict[str, int]:
+    """The answers of `NAMES` for a thing, from 1 on: those that do not depend on a cell."""
+    looks = {name: values.index(getattr(thing, name)) for name, values in LOOKS.items()}
+    spelt = dict(zip(LETTERS, (ALPHABET.index(letter) + 1 for letter in thing.letters), strict=False))
     others = [other for other in world.things if other != thing]
-    in_front, behind = any(hides(world, thing, one) for one in others), any(hides(world, one, thing) for one in others)
-    answers = [*looks, len(spelt), *spelt, *[0] * (MOST_LETTERS - len(spelt)), in_front, behind]
-    return [answer + 1 for answer in answers]
+    hiding = {
+        "in_front": any(hides(world, thing, other) for other in others),
+        "behind": any(hides(world, other, thing) for other in others),
+    }
+    answers = {**looks, "letters": len(thing.letters), **dict.fromkeys(LETTERS, 0), **spelt, **hiding}
+    return {name: answer + 1 for name, answer in answers.items()}
 
 
 def middles(
