@@ -4,6 +4,8 @@ docs/training.md compares the mean of four checkpoints with the last of them. He
 the steps, so that the weights a run begins with are soon forgotten, and at most over `Schedule.average` of them. Ours.
 """
 
+from typing import Any
+
 from jaxtyping import Float
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
@@ -21,8 +23,8 @@ def towards(mean: Float[Tensor, "*n"], current: Float[Tensor, "*n"], count: Tens
 class AveragedWeights(WeightAveraging):
     """Keeps the mean, puts it in place of the weights during a validation and at the end, and in checkpoints.
 
-    The weights come back only after all that other callbacks do at the end of a validation, such as exporting; so this
-    one is the last of them.
+    The weights come back only after what the callbacks before it do at the end of a validation, such as exporting; only
+    those that write checkpoints come later.
     """
 
     def __init__(self, schedule: Schedule) -> None:
@@ -33,3 +35,9 @@ class AveragedWeights(WeightAveraging):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_epoch_end(trainer, pl_module)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The weights go on from where they were; a run that has no step left exports the mean again."""
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        if 0 < trainer.max_steps <= checkpoint["global_step"]:
+            self.on_train_end(trainer, pl_module)

@@ -188,8 +188,9 @@ class JudgementDrawer:
         if task == "point":
             return Block(ids, ids, mention_end, question_end, len(ids))
         ids += suffix_ids(self.tokenizer, self.template, len(example.masks), self.mask_tokens, task != "score")
-        read_ids, right = ([*ids, *self.reply(task, one)] for one in (read, example))
-        return Block(read_ids, right, mention_end, question_end, len(ids))
+        right = [*ids, *self.reply(task, example)]
+        written = right if read is example else [*ids, *self.reply(task, read)]
+        return Block(written, right, mention_end, question_end, len(ids))
 
     def reply(self, task: Task, example: Example) -> list[int]:
         """The ids of the right reply."""

@@ -92,5 +92,6 @@ def mass_inside(weights: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"]) -> F
 
 
 def hits(weights: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"]) -> Float[Tensor, ""]:
-    """How often the token with the largest weight lies inside."""
-    return inside.gather(1, weights.argmax(1, keepdim=True)).float().mean()
+    """How often the token with the largest weight lies inside, of the rows with a token inside; 0 without."""
+    found = inside.gather(1, weights.argmax(1, keepdim=True))
+    return found.sum() / inside.any(-1).sum().clamp(min=1)

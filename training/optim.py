@@ -11,6 +11,8 @@ from pytorch_optimizer import SOAP
 from torch.nn import Parameter
 from torch.optim.lr_scheduler import LambdaLR
 
+from rea2seg.errors import require_positive
+
 LARGEST_PRECONDITIONER = 256
 """Ours. Longer sides of a matrix, the inner ones of the MLPs and vocabularies, keep their own basis, as in Adam: their
 eigenvectors would cost more than they bring."""
@@ -26,6 +28,9 @@ class Schedule:
     decay: float = 0.3
     wd: float = 0.05
     average: int = 100
+
+    def __post_init__(self) -> None:
+        require_positive(average=self.average)
 
     def factor(self, step: int, total: int) -> float:
         """The factor on the rate at a step: 0 → 1 while warming up, 1, then → 0.

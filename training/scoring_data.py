@@ -10,7 +10,8 @@ settings are refused.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from jsonargparse import auto_cli
 from PIL import Image
 from tqdm import tqdm
 
+from rea2seg.cli import DONE, run
 from rea2seg.config import Config, load_config
 from rea2seg.errors import InputError
 from rea2seg.masks import encode_rle, iou
@@ -34,6 +36,8 @@ from training.batches import stream
 from training.scenes import sample_scene, to_tensor
 
 ROWS, SETTINGS = "rows.jsonl", "settings.json"
+MAKERS = ("generator", "segmenter", "searches")
+"""The seats of a pipeline that make candidates."""
 
 
 def ask(
@@ -76,10 +80,13 @@ def digest(weights: Path) -> str:
 
 
 def settings_of(config: Config, weights: Path, per_scene: int, categories: Sequence[str]) -> dict[str, Any]:
-    """What rows depend on, beside their picture: scenes of another version of the benchmark are others too."""
-    searches = json.loads(json.dumps(config.seats["searches"], default=str))
+    """What rows depend on, beside their picture: scenes of another version of the benchmark are others too.
+
+    Of the weights their contents count, not where they lie.
+    """
+    seats = json.dumps({name: config.seats[name] for name in MAKERS}, default=str).replace(f'"{weights}/', '"')
     asked = {"benchmark": VERSION, "per_scene": per_scene, "categories": [*categories]}
-    return {"weights": digest(weights), "searches": searches, **asked}
+    return {"weights": digest(weights), **json.loads(seats), **asked}
 
 
 def claim(out: Path, settings: dict[str, Any]) -> None:
@@ -90,8 +97,11 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
     write_json(file, settings)
 
 
-def done(file: Path) -> set[str]:
-    """The images that need not be done again; rows of the last one, which a kill may have cut off, are removed."""
+def done(file: Path, wanted: Collection[str]) -> set[str]:
+    """The images that need not be done again; rows of the last one, which a kill may have cut off, are removed.
+
+    They stay if it is not among those that are wanted now, and nobody would do it again.
+    """
     begins: dict[str, int] = {}
     with file.open("a+b") as rows:
         rows.seek(0)
@@ -100,7 +110,7 @@ def done(file: Path) -> set[str]:
             if line.endswith(b"\n"):
                 begins.setdefault(json.loads(line)["image"], place)
                 place += len(line)
-        if begins:
+        if begins and [*begins][-1] in wanted:
             _, place = begins.popitem()
         rows.truncate(place)
     return set(begins)
@@ -114,17 +124,18 @@ def scoring_data(
     per_scene: int = 3,
     categories: tuple[str, ...] = ("geometric", "spatial"),
     seed: int = 0,
-) -> None:
+) -> int:
     """Write the rows of `scenes` pictures with `per_scene` questions each. `weights` replaces the pipeline's own."""
     config = load_config(pipeline, weights, selector={"class_path": "rea2seg.rivals.Random"})
     (out / "images").mkdir(parents=True, exist_ok=True)
     claim(out, settings_of(config, weights, per_scene, categories))
     model = Rea2Seg(**config.build())
-    finished = done(out / ROWS)
-    left = [index for index in range(scenes) if image_of(seed, index) not in finished]
+    wanted = [image_of(seed, index) for index in range(scenes)]
+    finished = done(out / ROWS, wanted)
+    left = [index for index, image in enumerate(wanted) if image not in finished]
     with (out / ROWS).open("a") as rows:
         for index in tqdm(left, desc="scenes", initial=scenes - len(left), total=scenes):
-            image = image_of(seed, index)
+            image = wanted[index]
             rng = stream(seed, f"scoring_data/{index}")
             world, rendering = sample_scene(rng)
             asked = questions(rng, world, rendering, per_scene, categories)
@@ -132,6 +143,7 @@ def scoring_data(
             lines = [json.dumps(row) + "\n" for row in ask(model, world, rendering, asked, f"{seed}-{index}", image)]
             rows.write("".join(lines))
             rows.flush()
+    return DONE
 
 
 def image_of(seed: int, index: int) -> str:
@@ -140,4 +152,4 @@ def image_of(seed: int, index: int) -> str:
 
 
 if __name__ == "__main__":
-    auto_cli(scoring_data, as_positional=False)
+    sys.exit(run(lambda: auto_cli(scoring_data, as_positional=False)))

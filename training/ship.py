@@ -3,14 +3,17 @@
 python -m training.ship --runs runs/mini --out rea2seg/mini
 """
 
-import argparse
 import json
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from rea2seg.cli import DONE, Parser, run
+from rea2seg.errors import InputError
 from training.resuming import refreshed
 
 FOLDERS = {
@@ -32,15 +35,17 @@ def halve(source: Path, target: Path) -> None:
 
 
 def ship(runs: Path, out: Path) -> None:
-    """Write every folder of mini that the runs have, and say which they are.
+    """Write every folder of mini that the runs have, and say which they are. Raises `InputError` if they have none.
 
-    An adapter that was trained on an earlier evaluator than the one beside it is left out.
+    An adapter that was trained on an earlier evaluator than the one beside it is left out, also one that `out` has.
     """
     present = {name: runs / origin for name, origin in FOLDERS.items() if (runs / origin).is_dir()}
+    if not present:
+        raise InputError(f"{str(runs)!r} has no weights of any stage")
     base, adapter = (present.get(name) for name in ("evaluator", "evaluator/adapter"))
-    if base and adapter and written(adapter) < written(base):
-        print(f"{adapter} was trained on an earlier {base} and is left out: train it again")
-        del present["evaluator/adapter"]
+    if base and (adapter is None or written(adapter) < written(base)):
+        if present.pop("evaluator/adapter", None):
+            print(f"{adapter} was trained on an earlier {base} and is left out: train it again")
         shutil.rmtree(out / "evaluator/adapter", ignore_errors=True)
     with refreshed(out) as unfinished:
         for name, origin in present.items():
@@ -67,13 +72,19 @@ def copy(file: Path, target: Path) -> None:
         shutil.copyfile(file, target)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    ship(arguments.runs, arguments.out)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    return run(lambda: _answer(arguments))
+
+
+def _answer(arguments: Sequence[str] | None) -> int:
+    parser = Parser(prog="python -m training.ship", description="Write the folder that mini ships.")
+    parser.add_argument("--runs", type=Path, required=True, help="the folder of the stages")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    options = parser.parse_args(arguments)
+    ship(options.runs, options.out)
+    return DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

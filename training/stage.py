@@ -1,11 +1,13 @@
 """What a stage is, and how every stage is started, resumed and exported: LightningCLI with a few fixed manners."""
 
 import logging
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from transformers.utils.logging import disable_progress_bar
 
+from rea2seg import cli
 from training.attention import FullAttention
 from training.averaging import AveragedWeights
 from training.optim import Schedule, soap
@@ -155,8 +158,13 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
 
 
-def run(stage: type[Stage], data: type[LightningDataModule]) -> None:
+def run(stage: type[Stage], data: type[LightningDataModule]) -> NoReturn:
     """The command line of a stage. Add `--ckpt_path last` to go on from the last checkpoint."""
+    sys.exit(cli.run(partial(fit, stage, data)))
+
+
+def fit(stage: type[Stage], data: type[LightningDataModule]) -> int:
+    """What the command line asks of a stage; returns the exit status. Its errors are raised."""
     torch.set_float32_matmul_precision("high")
     quieten()
     StageCLI(
@@ -166,3 +174,4 @@ def run(stage: type[Stage], data: type[LightningDataModule]) -> None:
         save_config_kwargs={"overwrite": True},
         trainer_defaults={**StageCLI.COMMON, "callbacks": [ExportWeights(), ExamplePictures(), Progress()]},
     )
+    return cli.DONE

@@ -6,13 +6,15 @@ Digits stand alone, as in Qwen2's tokenizer, because the evaluator's number gram
 be encoded (bytes are the alphabet); ordinary questions take about one token a word.
 """
 
-import argparse
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from rea2seg.cli import DONE, Parser, natural, positive, run
+from rea2seg.output import writable_folder
 from rea2seg.synth.queries import questions
 from training.batches import stream
 from training.scenes import sample_scene
@@ -66,15 +68,21 @@ def train(vocabulary: int, scenes: int, seed: int) -> PreTrainedTokenizerFast:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--vocabulary", type=int, default=640)
-    parser.add_argument("--scenes", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    train(arguments.vocabulary, arguments.scenes, arguments.seed).save_pretrained(arguments.out)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    return run(lambda: _answer(arguments))
+
+
+def _answer(arguments: Sequence[str] | None) -> int:
+    parser = Parser(prog="python -m training.tokenizer", description="Train the tokenizer of the mini family.")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--vocabulary", type=positive, default=640, help="entries at most (default: 640)")
+    parser.add_argument("--scenes", type=positive, default=2000, help="whose questions are read (default: 2000)")
+    parser.add_argument("--seed", type=natural, default=0, help="(default: 0)")
+    options = parser.parse_args(arguments)
+    train(options.vocabulary, options.scenes, options.seed).save_pretrained(writable_folder(options.out))
+    return DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

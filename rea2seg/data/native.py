@@ -42,6 +42,10 @@ class NativeDataset:
     def __len__(self) -> int:
         return len(self.records)
 
+    def pictures(self) -> tuple[str, ...]:
+        """The files of the images, each once."""
+        return tuple(dict.fromkeys(str(self.root / record["image"]) for _, record in self.records))
+
     def __getitem__(self, index: int) -> Sample:
         where, record = self.records[index]
         try:

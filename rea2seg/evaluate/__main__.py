@@ -78,7 +78,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     for other in others:
         require_paired(command, other)
     folder = None if options.out is None else writable_folder(options.out)
-    records = Records(folder, command, fingerprint_of(command, config), convention)
+    records = Records(folder, command, fingerprint_of(command, config, benchmark.pictures), convention)
     ids = fill([records], benchmark.count, "sample", partial(judging, options, config), options.workers)
     rows = [records.rows[id] for id in ids]
     results = Results.of(rows, convention)

@@ -71,7 +71,7 @@ def _ablate(options: argparse.Namespace) -> int:
     configs, same = _configs(config, table.only(options.only) if options.only else table, options)
     folder = None if options.out is None else writable_folder(options.out)
     command, convention = asked_of(options, benchmark, config), PRESETS[options.preset]
-    trials = list(_trials(configs, table.shuffles, folder, command, convention))
+    trials = list(_trials(configs, table.shuffles, folder, command, benchmark.pictures, convention))
     for name in (f"{NAME}.json", f"{NAME}.md", f"{NAME}.html"):
         if folder is not None:
             remove(folder / name)  # of an earlier run, which may have been another
@@ -110,6 +110,7 @@ def _trials(
     shuffles: int,
     folder: Path | None,
     command: dict[str, Any],
+    pictures: Sequence[str],
     convention: Convention,
 ) -> Iterator[Trial]:
     """Every variant with each of its shuffles, and with what is kept of it in a folder of its own."""
@@ -117,7 +118,7 @@ def _trials(
         for shuffle, own in enumerate(_shuffles(config, shuffles if variant.spread else 1)):
             asked = {**command, "variant": variant.name, "shuffle": shuffle}
             place = None if folder is None else writable_folder(folder / variant.folder / f"shuffle_{shuffle}")
-            records = Records(place, asked, fingerprint_of(asked, own), convention)
+            records = Records(place, asked, fingerprint_of(asked, own, pictures), convention)
             yield Trial(variant, own, asked, records)
 
 

@@ -26,12 +26,16 @@ ENDLESS = 400
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`count` samples to evaluate, of `size` that there are; None is no end. `stamp` differs where the samples do."""
+    """`count` samples to evaluate, of `size` that there are; None is no end.
+
+    `stamp` differs where questions or masks do; `pictures` are the files of the images, if they lie in files.
+    """
 
     count: int
     sample: Callable[[int], Sample]
     size: int | None = None
     stamp: str = ""
+    pictures: tuple[str, ...] = ()
 
     def other_question(self, index: int) -> str:
         """The question of the next sample that asks something else, the first following the last."""
@@ -57,7 +61,8 @@ def open_benchmark(name: str, root: Path | None, split: str, data_seed: int, lim
     dataset = NativeDataset(root, split)
     size = len(dataset)
     stamp = hashlib.sha256((root / FILE).read_bytes()).hexdigest()
-    return Benchmark(min(limit or size, size), lru_cache(4)(dataset.__getitem__), size, stamp)
+    sample = lru_cache(4)(dataset.__getitem__)
+    return Benchmark(min(limit or size, size), sample, size, stamp, dataset.pictures())
 
 
 def add_benchmark_options(parser: Parser, required: bool = True) -> None:

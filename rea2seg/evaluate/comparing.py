@@ -53,9 +53,12 @@ def read_run(folder: Path) -> Run:
 
 
 def require_paired(command: dict[str, Any], other: Run) -> None:
-    """Refuses a run on other questions, masks or conventions than those of a command."""
+    """Refuses a run on other questions, masks or conventions than those of a command, or on fewer samples."""
     if differing := [name for name in PAIRED if other.command.get(name) != command.get(name)]:
         raise InputError(f"--compare: {str(other.folder)!r} holds a run of another {', '.join(differing)}")
+    # Rows are those of the benchmark's first samples.
+    if lacking := max(command["limit"] - len(other.rows), 0):
+        raise InputError(f"--compare: the run in {str(other.folder)!r} lacks {lacking} of these samples")
 
 
 def compare(rows: Sequence[Row], others: Sequence[Row], convention: Convention) -> list[Difference]:

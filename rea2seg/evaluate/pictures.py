@@ -22,6 +22,8 @@ SIDE = 320
 """Long side of a picture in pixels. Ours: four stand side by side, and an outline of two pixels is clear."""
 SHOWN = 6
 """Samples of each kind. Ours: what a reader looks through."""
+CLEARLY = 0.1
+"""By how much an IoU is called far better than another. Ours."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,18 @@ def telling_cases(rows: Sequence[Row], convention: Convention) -> list[Cases]:
         return iou(overlaps[key], convention) if key in overlaps else 0.0
 
     found = [place for place, row in enumerate(rows) if row.has_target]
-    gained = {place: worth(place, "top1") - worth(place, "initial") for place in found}
+    begun = [place for place in found if "initial" in rows[place].overlaps]
+    gained = {place: worth(place, "top1") - worth(place, "initial") for place in begun}
     missed = {place: worth(place, "oracle") - worth(place, "top1") for place in found}
     reach = {place: -worth(place, "oracle") for place in found}
     false = {place: float(row.overlaps["top1"].union) for place, row in enumerate(rows) if not row.has_target}
     kinds = [
-        ("Gained most", "The first choice is much better than the initial mask.", _highest(gained)),
-        ("Lost most in the ranking", "A far better candidate was there and not chosen.", _highest(missed)),
+        ("Gained most", "The first choice is far better than the initial mask.", _highest(gained, above=CLEARLY)),
+        (
+            "Lost most in the ranking",
+            "A far better candidate was there and not chosen.",
+            _highest(missed, above=CLEARLY),
+        ),
         ("Found worst", "No candidate comes near the target.", _highest(reach, above=-0.5)),
         ("Answered where nothing fits", "Nothing in the image answers the question.", _highest(false)),
     ]

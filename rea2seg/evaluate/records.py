@@ -117,10 +117,10 @@ def read_rows(folder: Path) -> Iterator[Row]:
             return
 
 
-def fingerprint_of(command: dict[str, Any], config: Config) -> str:
-    """Changes with whatever could change a row: command, but for its limit, config, weights and code."""
+def fingerprint_of(command: dict[str, Any], config: Config, pictures: Sequence[str] = ()) -> str:
+    """Changes with whatever could change a row: command (not its limit), config, code, weights and pictures."""
     asked = {name: value for name, value in command.items() if name != "limit"}
-    parts = [json.dumps(asked, sort_keys=True), config.text(), code_stamp(), *_weights(config.seats)]
+    parts = [json.dumps(asked, sort_keys=True), config.text(), code_stamp(), *_files(config.seats), *_files(pictures)]
     return hashlib.sha256("\n".join(parts).encode(errors="backslashreplace")).hexdigest()
 
 
@@ -132,13 +132,13 @@ def code_stamp() -> str:
     return digest.hexdigest()
 
 
-def _weights(node: Any) -> Iterator[str]:
-    """Name, size and time of every file that the config names, directly or by its folder."""
+def _files(node: Any) -> Iterator[str]:
+    """Name, size and time of every file that is named, directly or by its folder."""
     if isinstance(node, dict):
         node = list(node.values())
     if isinstance(node, list | tuple):
         for item in node:
-            yield from _weights(item)
+            yield from _files(item)
     elif isinstance(node, str) and os.path.exists(node):  # unlike the method of Path, False for the empty text
         files = [Path(node)] if Path(node).is_file() else sorted(Path(node).rglob("*"))
         for path in files:

@@ -28,7 +28,7 @@ from rea2seg.evaluate.rows import Row
 @dataclass(frozen=True)
 class Refusals:
     """What a threshold on the best score does. `auroc` is the chance that an answerable question's best score is above
-    that of one without target; NaN where no score is known."""
+    that of one without target."""
 
     threshold: float
     refused: float
@@ -98,10 +98,12 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _scores(asked: Run, answerable: bool) -> Float[np.ndarray, " n"]:
-    """The best scores of a run. Raises `InputError` where a question is of the other kind."""
+    """The best scores of a run. Raises `InputError` where a question is of the other kind, or nothing has a score."""
     if any(row.has_target != answerable for row in asked.rows):
         wanted = "has a target" if answerable else "has none"
         raise InputError(f"{str(asked.folder)!r} must be a run on questions each of which {wanted}")
+    if not any(found.score is not None for row in asked.rows for found in row.ranking):
+        raise InputError(f"{str(asked.folder)!r} holds no scores that a threshold could be for")
     return best_scores(asked.rows)
 
 

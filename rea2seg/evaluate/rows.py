@@ -14,8 +14,8 @@ KEYS = (
     "top3",  # the best of the first three, chosen by the truth
     "oracle",  # the best of all
     "quality",  # the first by the segmenter's own estimate
-    "agreement",  # the first by the initial logits inside minus outside
-    "attention",  # the first by the attention inside minus outside
+    "agreement",  # the first by the initial logits inside minus outside, both of the first target
+    "attention",  # the first by the attention inside minus outside, likewise
     "random",  # any candidate
     "blind",  # the first for an evaluator that is asked another sample's question
     "instance",  # the true mask of any object: how far one gets without understanding the question
@@ -111,19 +111,19 @@ class Row:
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> Row:
-        """The row that was written as that line. Without candidates, as version 0.1 wrote it, it can be compared."""
+        """The row that was written as that line."""
         return cls(
             id=line["id"],
             category=line["category"],
             component=line["component"],
             granularity=line["granularity"],
             overlaps={key: Overlap(int(line["intersection"][key]), int(line["union"][key])) for key in line["union"]},
-            target_area=line.get("target_area", 0),
-            ranking=tuple(Found.from_json(entry) for entry in line.get("ranking", [])),
-            orders={name: tuple(order) for name, order in line.get("orders", {}).items()},
+            target_area=line["target_area"],
+            ranking=tuple(Found.from_json(entry) for entry in line["ranking"]),
+            orders={name: tuple(order) for name, order in line["orders"].items()},
             groups=line["groups"],
             fallback=line["failures"]["fallback"],
             warnings=tuple(line["warnings"]),
-            masks=line.get("masks", {}),
-            no_target=line.get("no_target", False),
+            masks=line["masks"],
+            no_target=line["no_target"],
         )

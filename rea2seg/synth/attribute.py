@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from rea2seg.structures import Granularity
+from rea2seg.synth.descriptions import enumerated
 from rea2seg.synth.filters import Described
 from rea2seg.synth.proposals import Proposal, article, be
 from rea2seg.synth.vocabulary import COLOURS, HELD_OUT, PARTS, PLURALS, SIZES
@@ -64,10 +65,5 @@ def _worded(program: Described, granularity: Granularity) -> Proposal:
     # "The medium blue thing" would be a shade of blue.
     words = program.words().replace("medium", "medium-sized")
     phrase = " ".join(word for word in (article(granularity), words, kind) if word)
-    clauses = (f"{be(granularity)} {_enumerated(words.split())}",) if words else ()
+    clauses = (f"{be(granularity)} {enumerated(words.split())}",) if words else ()
     return Proposal(program, (phrase,), clauses)
-
-
-def _enumerated(words: list[str]) -> str:
-    """`small`, `small and red`, `small, red and striped`."""
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))

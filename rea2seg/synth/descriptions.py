@@ -37,9 +37,9 @@ def name(thing: Thing) -> str:
     return " ".join(word for word in (thing.colour, thing.texture, thing.kind) if word != "plain")
 
 
-def describe(world: World, thing: Thing) -> str:
-    """`red striped star at b3`."""
-    return f"{name(thing)} at {cell(world, thing)}"
+def enumerated(words: Sequence[str]) -> str:
+    """`small`, `small and red`, `small, red and striped`."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def describe_mask(mask: Bool[np.ndarray, "h w"], rendering: Rendering, world: World) -> str:
@@ -60,7 +60,7 @@ def describe_mask(mask: Bool[np.ndarray, "h w"], rendering: Rendering, world: Wo
             found.append(f"{PARTS[thing.kind][int(second)]} of {place}")
     if not found or 2 * covered[0, 0] > len(codes):
         found.append("background")
-    return " and ".join(filter(None, (", ".join(found[:-1]), found[-1])))
+    return enumerated(found)
 
 
 def describe_iou(value: float) -> str:

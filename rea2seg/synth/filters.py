@@ -96,10 +96,6 @@ class Overlapping:
         verdicts = [hides(world, front, back) for front, back in pairs]
         return True if True in verdicts else (None if None in verdicts else False)
 
-    def nominal(self, world: World) -> tuple[int, ...]:
-        things = in_sight(world, self.kind, self.among)
-        return tuple(thing.index for thing in things if self._verdict(world, thing))
-
     def targets(self, world: World) -> tuple[int, ...] | None:
         things = in_sight(world, self.kind, self.among)
         verdicts = [self._verdict(world, thing) for thing in things]
@@ -127,10 +123,6 @@ class Counted:
     def _count(self, world: World, thing: Thing) -> int | None:
         verdicts = [beside(world, other, self.side, (thing.x, thing.y)) for other in world.of_kind(self.other)]
         return None if None in verdicts else verdicts.count(True)
-
-    def nominal(self, world: World) -> tuple[int, ...]:
-        things = world.of_kind(self.kind)
-        return tuple(thing.index for thing in things if self._count(world, thing) == self.number)
 
     def targets(self, world: World) -> tuple[int, ...] | None:
         things = along(world, world.of_kind(self.kind), self.side)
@@ -172,9 +164,6 @@ class Described:
         given = [(name, getattr(self, name)) for name in ("kind", *_LOOKS) if getattr(self, name)]
         things = along(world, list(world.things), "left")
         return [thing for thing in things if all(getattr(thing, name) == value for name, value in given)]
-
-    def nominal(self, world: World) -> tuple[int, ...]:
-        return self.targets(world)
 
     def targets(self, world: World) -> tuple[int, ...]:
         return tuple(thing.index for thing in self._kept(world))

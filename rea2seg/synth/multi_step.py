@@ -91,7 +91,7 @@ def common_sense(rng: np.random.Generator, world: World, granularity: Granularit
     if proposal is None or proposal.program.kind not in RIDDLES:
         return None
     kind = str(proposal.program.kind)
-    riddle = RIDDLES[kind][1]
+    riddle = RIDDLES[kind]
     return _of_the(riddle, replace(proposal, hint=f"{riddle}: {PLURALS[kind]}. "), granularity)
 
 

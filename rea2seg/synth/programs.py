@@ -1,9 +1,9 @@
 """Questions as small programs over a scene graph.
 
 `targets` runs a program: the indices it selects in the order in which the reasoning lists them, or None where the
-picture is too close to call; `nominal` selects even there. `reasoning` writes the same run down, step by step, without
-the answer. `kind` is the kind of thing a program selects from; `among`, itself a program, leaves only some of that kind
-to select from.
+picture is too close to call; `nominal`, of the programs that chains are made of, selects even there. `reasoning` writes
+the same run down, step by step, without the answer. `kind` is the kind of thing a program selects from; `among`, itself
+a program, leaves only some of that kind to select from.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ class Program(Protocol):
 
     @property
     def kind(self) -> str | None: ...
-
-    def nominal(self, world: World) -> tuple[int, ...]: ...
 
     def targets(self, world: World) -> tuple[int, ...] | None: ...
 

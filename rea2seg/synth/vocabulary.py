@@ -38,19 +38,19 @@ KINDS = tuple(PLURALS)
 THIN = ("hook", "ladder", "fork")
 """The kinds that are made of strokes of a few pixels."""
 
-RIDDLES: dict[str, tuple[str, str]] = {
-    "ball": ("thing one plays football with", "things one plays football with"),
-    "box": ("shape with four equal sides", "shapes with four equal sides"),
-    "triangle": ("shape with three corners", "shapes with three corners"),
-    "star": ("shape with five points", "shapes with five points"),
-    "ring": ("thing one wears on a finger", "things one wears on a finger"),
-    "cup": ("thing one drinks from", "things one drinks from"),
-    "mushroom": ("thing that grows in a forest", "things that grow in a forest"),
-    "house": ("building one lives in", "buildings one lives in"),
-    "fish": ("animal that swims", "animals that swim"),
-    "key": ("thing that opens a lock", "things that open a lock"),
+RIDDLES: dict[str, str] = {
+    "ball": "things one plays football with",
+    "box": "shapes with four equal sides",
+    "triangle": "shapes with three corners",
+    "star": "shapes with five points",
+    "ring": "things one wears on a finger",
+    "cup": "things one drinks from",
+    "mushroom": "things that grow in a forest",
+    "house": "buildings one lives in",
+    "fish": "animals that swim",
+    "key": "things that open a lock",
 }
-"""A kind as common sense describes it, for one and for several."""
+"""Kinds as common sense describes them, in the plural."""
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (208, 34, 40),

@@ -168,9 +168,3 @@ def test_whoever_refuses_a_question_answers_with_an_empty_mask():
     results = Results.of([row, absent, answered], LISA)
     assert (results.no_target, results.refused, results.falsely_refused) == (1, 1, 1)
     assert "answered with no target: 1 of the 1 samples that have none, 1 that have one" in closing_lines(results)
-
-
-def test_a_row_of_a_version_that_kept_no_candidates_can_be_read():
-    line = judge(pipeline(), sample(0), "the blue box", LISA).to_json(LISA)
-    old = {name: value for name, value in line.items() if name not in ("ranking", "orders", "masks", "target_area")}
-    assert Row.from_json(old).overlaps == Row.from_json(line).overlaps

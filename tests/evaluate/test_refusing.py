@@ -71,6 +71,12 @@ def test_runs_of_two_pipelines_are_refused(runs: tuple[Path, Path], capsys: pyte
     assert "the two runs are of another config" in capsys.readouterr().err
 
 
+def test_a_run_without_scores_has_no_threshold(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    (runs[0] / "per_sample.jsonl").write_text(json.dumps(row("a", None).to_json(LISA)) + "\n")
+    assert refusing.main([str(run) for run in runs]) == 2
+    assert "holds no scores" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("order", "words"), [((0, 0), "each of which has none"), ((1, 1), "each of which has a target")]
 )

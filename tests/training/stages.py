@@ -14,7 +14,7 @@ from tests.training.conftest import CLIP, LANGUAGE, SAM
 from training import evaluator, generator, segmenter, vision
 from training.scoring_data import scoring_data
 from training.ship import ship
-from training.stage import run
+from training.stage import fit
 
 SCORING: dict[str, Any] = {
     "weights": Path("runs/mini/shipped"),
@@ -25,13 +25,13 @@ SCORING: dict[str, Any] = {
 CONFIGS = Path(__file__).parents[2] / "configs" / "train"
 FIVE_LAYERS = {**vars(LANGUAGE), "depth": 5}
 """Mini's pipeline reads the attention of layers 3 and 4; the evaluator, with nine, goes on from this model."""
-TINY: dict[str, tuple[Callable[[], None], dict[str, Any]]] = {
+TINY: dict[str, tuple[Callable[[], object], dict[str, Any]]] = {
     "segmenter": (
-        lambda: run(segmenter.SegmenterStage, segmenter.PromptedScenes),
+        lambda: fit(segmenter.SegmenterStage, segmenter.PromptedScenes),
         {"model.config": vars(SAM), "data.side": SAM.image_size, "data.cells": 16, "data.prompts": 2},
     ),
     "vision_generator": (
-        lambda: run(vision.VisionStage, vision.LabelledScenes),
+        lambda: fit(vision.VisionStage, vision.LabelledScenes),
         {
             "model.tower": vars(CLIP),
             "model.language": FIVE_LAYERS,
@@ -41,7 +41,7 @@ TINY: dict[str, tuple[Callable[[], None], dict[str, Any]]] = {
         },
     ),
     "vision_evaluator": (
-        lambda: run(vision.VisionStage, vision.LabelledScenes),
+        lambda: fit(vision.VisionStage, vision.LabelledScenes),
         {
             "model.tower": vars(CLIP),
             "model.language": {**FIVE_LAYERS, "depth": 9},
@@ -52,7 +52,7 @@ TINY: dict[str, tuple[Callable[[], None], dict[str, Any]]] = {
         },
     ),
     "generator": (
-        lambda: run(generator.GeneratorStage, generator.Questions),
+        lambda: fit(generator.GeneratorStage, generator.Questions),
         {
             "model.masks_from": 1,
             "data.side": CLIP.side,
@@ -63,10 +63,10 @@ TINY: dict[str, tuple[Callable[[], None], dict[str, Any]]] = {
         },
     ),
     "evaluator_stage1": (
-        lambda: run(evaluator.EvaluatorStage, evaluator.Judgements),
+        lambda: fit(evaluator.EvaluatorStage, evaluator.Judgements),
         {"data.tasks": {"reason": {"share": 1.0, "questions": 4}}},  # Two steps are to reach all layers.
     ),
-    "evaluator_stage2": (lambda: run(evaluator.EvaluatorStage, evaluator.Judgements), {"model.rank": 2}),
+    "evaluator_stage2": (lambda: fit(evaluator.EvaluatorStage, evaluator.Judgements), {"model.rank": 2}),
 }
 TINY["vision_evaluator_small"] = (
     TINY["vision_evaluator"][0],

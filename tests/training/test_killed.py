@@ -104,7 +104,10 @@ def test_a_stage_that_was_killed_exports_the_same_bytes(tmp_path, tokenizer, nam
     for step in kills:
         kill_at(step, killed, name, precision)
     finish(killed, stage, name, precision)
-    assert files(killed / f"runs/mini/{name}/weights") == files(whole / f"runs/mini/{name}/weights")
+    exported = files(whole / f"runs/mini/{name}/weights")
+    assert files(killed / f"runs/mini/{name}/weights") == exported
+    finish(killed, stage, name, precision)
+    assert files(killed / f"runs/mini/{name}/weights") == exported, "a finished stage exports what it exported"
     undisturbed, resumed = (logged(folder / f"runs/mini/{name}") for folder in (whole, killed))
     assert {key for key in undisturbed if key[0].startswith("val/")} <= resumed.keys()
     assert all(resumed[key] == undisturbed[key] for key in resumed)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from rea2seg.errors import ConfigError
 from training.optim import Schedule, soap
 
 
@@ -11,6 +12,11 @@ from training.optim import Schedule, soap
 )
 def test_the_rate_rises_holds_and_falls(step, factor):
     assert Schedule(warmup=10, decay=0.3).factor(step, total=100) == pytest.approx(factor)
+
+
+def test_a_mean_of_no_steps_is_refused():
+    with pytest.raises(ConfigError, match="average must be 1 or more, not 0"):
+        Schedule(average=0)
 
 
 def test_no_warmup_and_no_decay_is_a_constant_rate():

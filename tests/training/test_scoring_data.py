@@ -10,7 +10,7 @@ import torch
 from rea2seg.errors import InputError
 from rea2seg.images import load_image
 from rea2seg.masks import decode_rle, iou
-from tests.training.stages import SCORING
+from tests.training.stages import CONFIGS, SCORING
 from training import scoring_data as module
 from training.scored_rows import Mixed, ScoredRows
 from training.scoring_data import scoring_data
@@ -57,6 +57,27 @@ def test_scoring_data_of_other_settings_are_not_mixed(work):
     with pytest.raises(InputError, match="other weights or settings"):
         scoring_data(**SCORING | {"weights": work / "shipped", "out": work / "scoring", "per_scene": 1})
     assert len((work / "scoring/rows.jsonl").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize("change", [("layers: [3, 4]", "layers: [2, 3]"), ("keep: 9", "keep: 6")])
+def test_rows_of_a_pipeline_with_other_arguments_are_not_gone_on_with(work, tmp_path, change):
+    (tmp_path / "other.yaml").write_text((CONFIGS.parent / "mini.yaml").read_text().replace(*change))
+    with pytest.raises(InputError, match="other weights or settings"):
+        scoring_data(
+            **SCORING | {"weights": work / "shipped", "out": work / "scoring", "pipeline": str(tmp_path / "other.yaml")}
+        )
+
+
+def test_weights_that_lie_elsewhere_are_the_same_weights(work, tmp_path):
+    shutil.copytree(work / "shipped", tmp_path / "shipped")
+    scoring_data(**SCORING | {"weights": tmp_path / "shipped", "out": work / "scoring"})
+
+
+def test_fewer_scenes_than_there_are_remove_none(work, tmp_path):
+    for name in ("rows.jsonl", "settings.json"):
+        shutil.copy(work / "scoring" / name, tmp_path)
+    scoring_data(**SCORING | {"weights": work / "shipped", "out": tmp_path, "scenes": 2})
+    assert (tmp_path / "rows.jsonl").read_bytes() == (work / "scoring/rows.jsonl").read_bytes()
 
 
 def test_rows_of_another_version_of_the_scenes_are_not_gone_on_with(work, monkeypatch):

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.testing import assert_close
 
 from rea2seg.devices import ON_CPU
+from rea2seg.errors import ConfigError
 from rea2seg.evaluators.internvl import InternVL
 from rea2seg.evaluators.prompts import SHORT, EvaluatorTemplate
 from rea2seg.evaluators.weights import load_internvl
@@ -30,9 +31,10 @@ from training.generator import GeneratorStage
 from training.guidance import GuidedLayers
 from training.resuming import LastCheckpoint
 from training.segmenter import SegmenterStage
+from training.ship import main as ship_command
 from training.ship import ship
-from training.stage import Stage
-from training.vision import VisionStage
+from training.stage import Stage, run
+from training.vision import LabelledScenes, VisionStage
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
@@ -162,6 +164,31 @@ def test_an_adapter_of_an_earlier_evaluator_does_not_ship(work, tmp_path, capsys
     assert (tmp_path / "shipped/evaluator/model.safetensors").exists()
 
 
+def test_an_evaluator_without_an_adapter_does_not_ship_with_the_one_before(work, tmp_path):
+    shutil.copytree(work / "evaluator_stage1/weights", tmp_path / "runs/evaluator_stage1/weights")
+    shutil.copytree(work / "shipped/evaluator", tmp_path / "shipped/evaluator")
+    assert (tmp_path / "shipped/evaluator/adapter").exists()
+    ship(tmp_path / "runs", tmp_path / "shipped")
+    assert not (tmp_path / "shipped/evaluator/adapter").exists()
+
+
+def test_a_folder_without_stages_ships_nothing_and_says_so(tmp_path, capsys):
+    assert ship_command(["--runs", str(tmp_path / "nowhere"), "--out", str(tmp_path / "shipped")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "shipped").exists()
+
+
+def test_what_a_stage_refuses_is_said_in_one_line(monkeypatch, capsys):
+    def refuse(*_):
+        raise ConfigError("an adapter\ngoes on from `weights`")
+
+    monkeypatch.setattr("training.stage.fit", refuse)
+    with pytest.raises(SystemExit) as told:
+        run(VisionStage, LabelledScenes)
+    assert told.value.code == 2
+    assert capsys.readouterr().err == "error: an adapter goes on from `weights`\n"
+
+
 @pytest.mark.parametrize("name", list(TINY))
 def test_tensorboard_has_the_curves_and_the_examples_of_every_stage(work, name):
     events = EventAccumulator(str(work / name / "tensorboard"))
@@ -189,8 +216,8 @@ def test_a_generator_goes_on_with_the_decoder_that_it_had(work):
 )
 def test_every_weight_of_a_loss_belongs_to_a_part_of_it(work, stage, runs):
     logged = set()
-    for run in runs:
-        logged |= set((work / run / "log/version_0/metrics.csv").read_text().splitlines()[0].split(","))
+    for name in runs:
+        logged |= set((work / name / "log/version_0/metrics.csv").read_text().splitlines()[0].split(","))
     assert {f"train/{name}" for name in stage.LOSS} <= logged
 
 

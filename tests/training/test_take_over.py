@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from rea2seg.checkpoints.sam import build_sam
 from rea2seg.errors import ConfigError
 from rea2seg.generator.llava import image_features
-from tests.training.conftest import CLIP, LANGUAGE, VIT, roughen
+from tests.training.conftest import CLIP, LANGUAGE, SAM, VIT, roughen
 from training.mini import small_internvl, small_llava
-from training.take_over import take_over_language, take_over_tower
+from training.take_over import take_over_language, take_over_sam, take_over_tower
 
 
 @torch.no_grad()
@@ -68,3 +69,24 @@ def test_a_tower_starts_near_its_teacher(tokenizer):
     for other in ({"depth": 1}, {"width": 48}, {"side": 2 * CLIP.side}):
         with pytest.raises(ConfigError, match="does not fit"):
             take_over_tower(small_internvl(replace(CLIP, **other), LANGUAGE, tokenizer, 1.0), of)
+
+
+def test_a_sam_of_the_same_canvas_is_taken_over_as_it_is():
+    of, to = roughen(build_sam(SAM)).state_dict(), build_sam(SAM)
+    taken = take_over_sam(to, of)
+    assert taken.keys() == of.keys()
+    assert_close(taken, of)
+
+
+@torch.no_grad()
+def test_a_sam_of_a_larger_canvas_has_the_same_places_and_offsets_in_finer_steps():
+    everywhere = replace(SAM, encoder_global_blocks=(0, 1))
+    of, to = roughen(build_sam(everywhere)), build_sam(replace(everywhere, image_size=2 * SAM.image_size))
+    grid = SAM.image_size // SAM.patch_size
+    of.image_encoder.pos_embed.copy_(torch.arange(grid).float()[:, None].expand_as(of.image_encoder.pos_embed))
+    to.load_state_dict(take_over_sam(to, of.state_dict()))
+    columns = to.image_encoder.pos_embed[0, :, 4:-4]  # Beyond, the interpolation meets the edge.
+    assert_close(columns[:, 2:], columns[:, :-2] + 1)
+    for coarse, fine in zip(of.image_encoder.blocks, to.image_encoder.blocks, strict=True):
+        for name in ("rel_pos_h", "rel_pos_w"):
+            assert_close(getattr(fine.attn, name)[1::2], getattr(coarse.attn, name))
