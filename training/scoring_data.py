@@ -84,9 +84,9 @@ def settings_of(config: Config, weights: Path, per_scene: int, categories: Seque
 
     Of the weights their contents count, not where they lie.
     """
-    seats = json.dumps({name: config.seats[name] for name in MAKERS}, default=str).replace(f'"{weights}/', '"')
+    seats = json.dumps({name: config.seats[name] for name in MAKERS}, default=str, ensure_ascii=False)
     asked = {"benchmark": VERSION, "per_scene": per_scene, "categories": [*categories]}
-    return {"weights": digest(weights), **json.loads(seats), **asked}
+    return {"weights": digest(weights), **json.loads(seats.replace(f'"{weights}/', '"')), **asked}
 
 
 def claim(out: Path, settings: dict[str, Any]) -> None:

@@ -128,6 +128,7 @@ def test_telling_cases_are_the_extremes_and_equals_stay_in_order():
     rows += [made_row(2, initial=0.2, top1=0.1, oracle=0.8), made_row(3, initial=0.1, top1=0.1, oracle=0.3)]
     rows += [made_row(4, initial=0.2, top1=0.9, oracle=0.9)]
     rows += [replace(made_row(5, initial=0.0, top1=0.0, oracle=0.0), target_area=0)]
+    rows += [made_row(6, top1=0.9, oracle=0.9), made_row(7, initial=0.8, top1=0.85, oracle=0.9)]
     found = {cases.title: cases.places for cases in telling_cases(rows, LISA)}
     assert found == {
         "Gained most": [1, 4],

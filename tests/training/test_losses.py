@@ -11,6 +11,7 @@ from rea2seg.segmenters.sam import resized_shape
 from rea2seg.structures import Canvas
 from training.losses import (
     at_lattice,
+    hits,
     lattice_iou,
     mask_bce,
     mask_dice,
@@ -58,6 +59,13 @@ def test_mass_inside_is_a_share_of_the_image_tokens_alone():
     inside = torch.tensor([[False, True, False], [False, False, False]])
     assert_close(mass_inside(weights, inside), torch.tensor(math.log(2)))
     assert mass_inside(weights, torch.zeros_like(inside)) == 0
+
+
+def test_hits_are_counted_where_something_could_be_hit():
+    weights = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
+    inside = torch.tensor([[False, True], [False, True], [False, False]])
+    assert hits(weights, inside).item() == 0.5
+    assert hits(weights[2:], inside[2:]).item() == 0
 
 
 def test_pointing_is_the_softmax_mass_of_cosines_inside():

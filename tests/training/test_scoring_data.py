@@ -68,9 +68,16 @@ def test_rows_of_a_pipeline_with_other_arguments_are_not_gone_on_with(work, tmp_
         )
 
 
-def test_weights_that_lie_elsewhere_are_the_same_weights(work, tmp_path):
+def test_rows_are_gone_on_with_though_their_weights_lie_elsewhere(work, tmp_path):
     shutil.copytree(work / "shipped", tmp_path / "shipped")
-    scoring_data(**SCORING | {"weights": tmp_path / "shipped", "out": work / "scoring"})
+    out = tmp_path / "scoring"
+    out.mkdir()
+    for name in ("rows.jsonl", "settings.json"):
+        shutil.copy(work / "scoring" / name, out)
+    scoring_data(**SCORING | {"weights": tmp_path / "shipped", "out": out})
+    assert [file.name for file in (out / "images").iterdir()] == ["0-000002.png"], "only the last scene is done again"
+    for name in ("rows.jsonl", "settings.json"):
+        assert (out / name).read_bytes() == (work / "scoring" / name).read_bytes()
 
 
 def test_fewer_scenes_than_there_are_remove_none(work, tmp_path):
