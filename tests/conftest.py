@@ -3,8 +3,14 @@
 import jaxtyping
 import pytest
 
+# First: what a module under jaxtyping's checks imports is compiled anew, and torch has a thousand modules.
+import torch  # noqa: F401
+
 # Early, because it makes torchvision importable beside a CPU-only torch, and lightning and transformers import it.
 import rea2seg  # noqa: F401
+
+# isort: split
+import torchvision  # noqa: F401
 
 
 @pytest.fixture

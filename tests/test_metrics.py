@@ -7,7 +7,6 @@ from rea2seg.errors import InputError
 from rea2seg.metrics import (
     PRESETS,
     Overlap,
-    SegmentationIoU,
     best_of,
     bootstrap,
     ciou,
@@ -18,6 +17,7 @@ from rea2seg.metrics import (
     preset,
     sign_flip,
 )
+from rea2seg.torchmetric import SegmentationIoU
 
 
 def row(text: str) -> torch.Tensor:

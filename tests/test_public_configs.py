@@ -12,7 +12,7 @@ from PIL import Image
 from rea2seg import Query, Rea2Seg, doctor, infer
 from rea2seg.structures import Prompt
 from rea2seg.synth import SgdrSynth
-from tests.public.internvl import write_internvl
+from tests.public.internvl import SHALLOW, write_internvl
 from tests.public.lens import write_lens
 from tests.public.lisa import LISA_7B, READ_7B, SESAME_7B, write_clip, write_lisa
 from tests.public.sam import write_sam
@@ -33,7 +33,7 @@ FAMILIES = {"lisa_7b_v1": LISA_7B, "read_llava15_7b": READ_7B, "rea2seg_llava15_
 def small(request, tmp_path_factory):
     """The name of a config, and a folder with everything it names."""
     folder = tmp_path_factory.mktemp(request.param)
-    write_internvl(folder / "evaluator", layout="original")
+    write_internvl(folder / "evaluator", layout="original", sizes=SHALLOW)
     if request.param == "rea2seg_lens_3b":
         write_lens(folder / "generator", brief=True)
         (folder / "segmenter").mkdir()

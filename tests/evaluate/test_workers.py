@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,36 +14,8 @@ import torch
 from rea2seg.errors import InputError, WorkerError
 from rea2seg.evaluate.workers import rows_of
 from tests.evaluate.paint import call
+from tests.evaluate.telling import PATIENCE, TASKS, telling, unmade, wait_for
 from tests.evaluate.test_ablations import ablate
-
-TASKS = [(index, [0, 1]) for index in range(4)]
-PATIENCE = 60.0
-"""Seconds after which something that should happen has not."""
-
-
-def telling(meet=None, slow=-1, bad=-1, deadly=-1):
-    """What makes "rows" that say where they come from. Some tasks take long, fail or end their process; the first one
-    waits until a second process has begun too, where `meet` is a folder to meet in."""
-
-    def rows(index, places):
-        if meet:
-            (meet / str(os.getpid())).touch()
-            wait_for(lambda: index > 0 or len(list(meet.iterdir())) > 1)
-        time.sleep(PATIENCE * (index == slow))
-        if index == bad:
-            raise InputError(f"sample {index} cannot be read")
-        if index == deadly:
-            os._exit(1)
-        return [(index, place, os.getpid(), torch.get_num_threads()) for place in places]
-
-    return rows
-
-
-def wait_for(happens: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not happens():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def lives(process: int) -> bool:
@@ -53,10 +24,6 @@ def lives(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def unmade():
-    raise AssertionError("made without a task")
 
 
 def test_rows_come_in_the_order_of_the_tasks_whoever_makes_them(tmp_path):
@@ -97,8 +64,13 @@ def test_a_worker_that_dies_is_an_error_that_says_how_to_go_on():
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes where Linux shows them")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_the_process_that_started_them(end):
-    rows = "rows_of(TASKS, partial(telling, slow=1), workers=2)"
-    code = f"from tests.evaluate.test_workers import *; [print(row, flush=True) for row in {rows}]"
+    code = """if True:
+        from functools import partial
+        from rea2seg.evaluate.workers import rows_of
+        from tests.evaluate.telling import TASKS, telling
+        for row in rows_of(TASKS, partial(telling, slow=1), workers=2):
+            print(row, flush=True)
+    """
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen([sys.executable, "-c", code], text=True, **quiet) as run:
         assert run.stdout is not None

@@ -75,6 +75,8 @@ TRUE = {
     ),
 }
 NARROW = Sizes()
+SHALLOW = Sizes(vision_layers=3, language_layers=4)
+"""For those who want to go through a whole pipeline quickly: of the files only config.json and the counts differ."""
 
 
 def original_shapes(sizes: Sizes, head: bool = True) -> dict[str, tuple[int, ...]]:
@@ -299,12 +301,13 @@ def write_internvl(
     tensors: Mapping[str, Tensor] | None = None,
     tied: bool = False,
     tokenizer: TokenizerFiles | None = None,
+    sizes: Sizes = NARROW,
 ) -> Path:
     """A whole checkpoint; `tensors` have original names. By default the tokenizer's files are those of the layout."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = original_tensors(head=not tied) if tensors is None else tensors
+    tensors = original_tensors(sizes, head=not tied) if tensors is None else tensors
     native = layout == "native"
-    config = native_config(tied=tied) if native else original_config(tied=tied)
+    config = native_config(sizes, tied) if native else original_config(sizes, tied)
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     write_shards(folder, native_tensors(tensors) if native else tensors, shards)
     write_tokenizer(folder, tokenizer or ("fast" if native else "slow"))
