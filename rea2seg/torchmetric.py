@@ -1,6 +1,6 @@
 """gIoU and cIoU as a metric of torchmetrics, for training loops.
 
-It has a module of its own because torchmetrics brings transformers and torchvision along, which takes six seconds.
+It has a module of its own because torchmetrics brings transformers and torchvision along, which takes seconds.
 """
 
 from __future__ import annotations

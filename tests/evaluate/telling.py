@@ -36,7 +36,3 @@ def wait_for(happens: Callable[[], bool]) -> None:
     while not happens():
         assert time.monotonic() < end
         time.sleep(0.05)
-
-
-def unmade():
-    raise AssertionError("made without a task")

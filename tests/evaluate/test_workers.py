@@ -14,7 +14,7 @@ import torch
 from rea2seg.errors import InputError, WorkerError
 from rea2seg.evaluate.workers import rows_of
 from tests.evaluate.paint import call
-from tests.evaluate.telling import PATIENCE, TASKS, telling, unmade, wait_for
+from tests.evaluate.telling import PATIENCE, TASKS, telling, wait_for
 from tests.evaluate.test_ablations import ablate
 
 
@@ -24,6 +24,10 @@ def lives(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def unmade():
+    raise AssertionError("made without a task")
 
 
 def test_rows_come_in_the_order_of_the_tasks_whoever_makes_them(tmp_path):
