@@ -39,7 +39,8 @@ infer: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	# One thread for each of the two processes: threads that wait for each other on busy cores cost more than they give.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+	# worksteal: neighbours stay in one process, so that what a module of tests shares is seldom made twice.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

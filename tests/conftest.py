@@ -6,6 +6,10 @@ import pytest
 # First: what a module under jaxtyping's checks imports is compiled anew, and torch has a thousand modules.
 import torch  # noqa: F401
 
+# Before anything that it checks.
+import tests.checked  # noqa: F401
+
+# isort: split
 # Early, because it makes torchvision importable beside a CPU-only torch, and lightning and transformers import it.
 import rea2seg  # noqa: F401
 

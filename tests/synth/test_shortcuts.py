@@ -19,9 +19,6 @@ from rea2seg.synth.render import look, render, sample_world
 from rea2seg.synth.vocabulary import CAMOUFLAGED, COLOURS, KINDS, MARKS, SIZES, TEXTURES
 from rea2seg.synth.worlds import Thing, World
 
-# Checked elsewhere: a thousand scenes take six times as long with every type checked.
-pytestmark = pytest.mark.usefixtures("unchecked")
-
 WORLDS = 120
 MANY_WORLDS = 500
 WORDS = 400

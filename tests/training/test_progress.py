@@ -2,12 +2,9 @@
 
 from types import SimpleNamespace
 
-import pytest
 import torch
 
 from training.progress import Progress
-
-pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 class Model(torch.nn.Linear):
