@@ -50,7 +50,7 @@ class Progress(Callback):
         found = {n.removeprefix("val/"): v for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
         told = "  ".join(f"{name} {float(value):.3f}" for name, value in sorted(found.items()))
         if trainer.is_global_zero:
-            self.bar.write(f"step {trainer.global_step}, validation: {told}", file=sys.stderr)
+            tqdm.write(f"step {trainer.global_step}, validation: {told}", file=sys.stderr)
         self.since, self.steps = perf_counter(), 0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -61,6 +61,11 @@ def test_a_run_without_steps_left_says_so(capsys):
     assert capsys.readouterr().err == "all 8 steps were done before\n"
 
 
+def test_a_validation_alone_tells_what_it_found(capsys):
+    Progress().on_validation_end(trainer(0), Model())
+    assert capsys.readouterr().err == "step 0, validation: iou 0.250\n"
+
+
 def test_one_device_speaks_for_all(capsys):
     follow(0, 2, is_global_zero=False)
     assert capsys.readouterr().err == ""
