@@ -81,6 +81,7 @@ def test_quantised_models_are_moved_by_their_own_method():
         ({"precision": "int8", "offload": True}, "offload moves whole models, which int8 does not allow"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_settings_that_contradict_each_other_are_refused(settings, told):
     with pytest.raises(ConfigError) as caught:
         Placement(**settings)

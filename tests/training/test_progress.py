@@ -2,9 +2,12 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from training.progress import Progress
+
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 class Model(torch.nn.Linear):
