@@ -30,6 +30,7 @@ def first(loader, count=6):
     return [batch for batch, _ in zip(loader, range(count), strict=False)]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of two workers on one core
 @pytest.mark.parametrize("workers", [1, 2])
 def test_any_number_of_workers_gives_the_same_order(workers):
     assert first(stream(workers=workers).train_dataloader()) == first(stream().train_dataloader())
@@ -62,6 +63,7 @@ def test_devices_train_on_batches_of_their_own():
     assert not set(alone) & set(second)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of two workers on one core
 @pytest.mark.parametrize("workers", [0, 2])
 def test_validation_is_a_fixed_set(workers):
     sets = [[*stream(seed=seed, workers=workers, step=step).val_dataloader()] for seed, step in ((0, 0), (4, 7))]
