@@ -1,11 +1,11 @@
-"""Models of mini that go on where others stand: an evaluator where a generator does, a SAM where a coarser one does."""
+"""Models of mini that go on where others stand: an evaluator where a generator does, towers where coarser ones do."""
 
 from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float, Int
 from segment_anything.modeling import Sam
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import InternVLForConditionalGeneration, LlamaModel, LlavaForConditionalGeneration, Qwen2Model
 from transformers.models.llama.modeling_llama import LlamaMLP
@@ -91,6 +91,23 @@ def take_over_tower(to: InternVLForConditionalGeneration, of: LlavaForConditiona
         layer.lambda_2.fill_(1.0)
     to.model.multi_modal_projector.load_state_dict(of.model.multi_modal_projector.state_dict(), strict=False)
     to.model.multi_modal_projector.layer_norm.weight.fill_(spread)
+
+
+@torch.no_grad()
+def see_at(model: InternVLForConditionalGeneration, side: int) -> None:
+    """Let an evaluator's tower go on with pictures of `side` pixels; its places are stretched over them.
+
+    Until then InternVL stretches them anew for every picture of another side than its own. Raises ConfigError where
+    `side` is no multiple of the patch.
+    """
+    config, embeddings = model.config, model.model.vision_tower.embeddings
+    patch = config.vision_config.patch_size[0]
+    if side % patch:
+        raise ConfigError(f"a side of {side} pixels does not divide into patches of {patch}: take a multiple")
+    tokens = torch.empty(1, 1 + (side // patch) ** 2, config.vision_config.hidden_size)
+    embeddings.position_embeddings = nn.Parameter(embeddings.interpolate_pos_encoding(tokens, side, side).clone())
+    config.vision_config.image_size = [side, side]
+    config.image_seq_length = round((side // patch * config.downsample_ratio) ** 2)
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ that it can speak to a language model that was trained with that one. The heads 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from math import isqrt
@@ -43,7 +42,7 @@ from training.point_prompts import draw_goal
 from training.regions import FINE, coverage, shown_masks, token_cells
 from training.scenes import codes_of, sample_scene, to_tensor
 from training.stage import Stage, run
-from training.take_over import take_over_tower
+from training.take_over import see_at, take_over_tower
 from training.token_labels import NAMES, RARE, labels_of
 
 
@@ -108,6 +107,21 @@ def image_tokens(
     return features
 
 
+def coarser_tokens(
+    model: InternVLForConditionalGeneration, pixels: Float[Tensor, "b 3 side side"]
+) -> Float[Tensor, "b tokens width"]:
+    """What an evaluator's tower tells of pictures that are larger than its own: for each of their cells the token in
+    whose cell its middle lies."""
+    side = model.config.vision_config.image_size[0]
+    if pixels.shape[-1] == side:
+        return image_tokens(model, pixels)
+    tokens = image_tokens(model, functional.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True))
+    coarse = isqrt(tokens.shape[1])
+    fine = coarse * pixels.shape[-1] // side
+    placed = tokens.transpose(1, 2).unflatten(2, (coarse, coarse))
+    return functional.interpolate(placed, size=(fine, fine), mode="nearest-exact").flatten(2).transpose(1, 2)
+
+
 def mean_of_means(values: Float[Tensor, "b tokens"], *groups: Bool[Tensor, "b tokens"]) -> Float[Tensor, ""]:
     """The mean of the means of groups of tokens; a group without any is left out."""
     return torch.stack([values[group].mean() for group in groups if group.any()]).mean()
@@ -156,7 +170,8 @@ class VisionStage(Stage):
     `prompt_width` belongs to the generator's connector, `downsample` to the evaluator's pixel shuffle. `weights` is a
     folder with weights of the same shape to go on from, `teacher` a generator whose tower is imitated; an
     evaluator's without `weights` begins with its tower. With the same folder for both, the tower imitates what it was
-    itself, masks included, and learns beside that: the language model that was trained with it can go on with it.
+    itself, masks included, and learns beside that: the language model that was trained with it can go on with it. An
+    evaluator's tower may then see larger pictures than before (the `side` of `tower`).
     """
 
     LOSS: ClassVar[Mapping[str, float]] = {**dict.fromkeys(NAMES, 1.0), "place": 5.0, "cover": 2.0, "match": 3.0}
@@ -183,6 +198,7 @@ class VisionStage(Stage):
         else:
             if weights:
                 self.model = load_internvl(Path(weights)).model
+                see_at(self.model, tower.side)
             else:
                 self.model = small_internvl(tower, language, words, downsample)
             self.sees = IMAGENET
@@ -190,12 +206,15 @@ class VisionStage(Stage):
         self.features: Callable[[Tensor], Tensor] = partial(image_tokens, self.model)
         self.taught: Callable[[Tensor], Tensor] | None = None
         self.own_teacher = teacher is not None and teacher == weights
-        if teacher:
-            self.teacher = deepcopy(self.model) if self.own_teacher else load(teacher).mllm
-            self.teacher.requires_grad_(False)
-            same = family == "generator" or self.own_teacher
-            self.taught = lambda pixels: image_tokens(self.teacher, pixels if same else as_clip(pixels))
-            if not (same or weights):
+        if teacher and self.own_teacher and family == "evaluator":
+            self.teacher = load_internvl(Path(teacher)).model.requires_grad_(False)
+            self.taught = partial(coarser_tokens, self.teacher)
+        elif teacher:
+            self.teacher = load(teacher).mllm.requires_grad_(False)
+            self.taught = lambda pixels: image_tokens(
+                self.teacher, as_clip(pixels) if self.sees is IMAGENET else pixels
+            )
+            if family == "evaluator" and not weights:
                 take_over_tower(self.model, self.teacher)
         self.heads = nn.ModuleDict({name: nn.Linear(language.width, count + 1) for name, count in NAMES.items()})
         self.place, self.cover = nn.Linear(language.width, 3), nn.Linear(language.width, FINE * FINE)
@@ -224,7 +243,7 @@ class VisionStage(Stage):
                 self.cover(mask_tokens).float(), batch.coverage
             )
             if self.taught is not None and self.own_teacher:
-                parts["match"] = parts["match"] + unlike(mask_tokens, self.taught(batch.mask_pixels))
+                parts["match"] = parts["match"] + unlike(mask_tokens, image_tokens(self.teacher, batch.mask_pixels))
         return parts
 
     def pictures(self, batch: TokenBatch) -> list[Image.Image]:

@@ -11,7 +11,8 @@ from rea2seg.errors import ConfigError
 from rea2seg.generator.llava import image_features
 from tests.training.conftest import CLIP, LANGUAGE, SAM, VIT, roughen
 from training.mini import small_internvl, small_llava
-from training.take_over import take_over_language, take_over_sam, take_over_tower
+from training.take_over import see_at, take_over_language, take_over_sam, take_over_tower
+from training.vision import image_tokens
 
 
 @torch.no_grad()
@@ -69,6 +70,20 @@ def test_a_tower_starts_near_its_teacher(tokenizer):
     for other in ({"depth": 1}, {"width": 48}, {"side": 2 * CLIP.side}):
         with pytest.raises(ConfigError, match="does not fit"):
             take_over_tower(small_internvl(replace(CLIP, **other), LANGUAGE, tokenizer, 1.0), of)
+
+
+@torch.no_grad()
+def test_a_tower_for_larger_pictures_tells_what_it_told_of_them(tokenizer):
+    """InternVL stretches its places as it goes; afterwards they are that large."""
+    model = roughen(small_internvl(VIT, LANGUAGE, tokenizer, 0.5))
+    pixels = torch.randn(2, 3, 96, 96)
+    before = image_tokens(model, pixels)
+    see_at(model, 96)
+    assert_close(image_tokens(model, pixels), before)
+    assert model.model.vision_tower.embeddings.position_embeddings.shape[1] == 1 + (96 // VIT.patch) ** 2
+    assert (model.config.vision_config.image_size, model.config.image_seq_length) == ([96, 96], before.shape[1])
+    with pytest.raises(ConfigError, match="does not divide"):
+        see_at(model, 97)
 
 
 def test_a_sam_of_the_same_canvas_is_taken_over_as_it_is():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 from torch.testing import assert_close
 
 from rea2seg.evaluators.internvl import image_pixels
@@ -12,7 +13,7 @@ from tests.training.conftest import CLIP, LANGUAGE, VIT, roughen
 from training.mini import save_internvl, small_internvl, small_llava
 from training.regions import token_cells
 from training.token_labels import NAMES
-from training.vision import TokenBatch, VisionStage, as_clip, draw_batch, mean_of_means
+from training.vision import TokenBatch, VisionStage, as_clip, coarser_tokens, draw_batch, image_tokens, mean_of_means
 
 GRID = 4
 
@@ -76,6 +77,19 @@ def test_a_tower_that_teaches_itself_begins_as_it_was(tokenizer, tokenizer_folde
     both = stage.losses(batch)["match"].item()
     stage.own_teacher = False
     assert both > stage.losses(batch)["match"].item() > 0
+
+
+@torch.no_grad()
+def test_a_coarser_teacher_tells_every_cell_what_lies_at_its_middle(tokenizer):
+    model = roughen(small_internvl(VIT, LANGUAGE, tokenizer, 0.5))
+    pixels = torch.randn(2, 3, VIT.side, VIT.side)
+    own = image_tokens(model, pixels)
+    assert_close(coarser_tokens(model, pixels), own)
+    larger = functional.interpolate(pixels, scale_factor=2, mode="bicubic")
+    cells = coarser_tokens(model, larger).view(2, GRID, 2, GRID, 2, -1)
+    smaller = functional.interpolate(larger, scale_factor=0.5, mode="bicubic", antialias=True)
+    again = image_tokens(model, smaller).view(2, GRID, 1, GRID, 1, -1)
+    assert_close(cells, again.expand_as(cells))
 
 
 def test_scenes_are_of_the_themes_that_are_asked_for():
