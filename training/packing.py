@@ -42,7 +42,8 @@ class Packed(Movable):
 class BlockAttention(TorchFunctionMode):
     """Inside this context, fused attention under `packed.mask()` never computes what the mask hides.
 
-    The same numbers in a third of the time: a question of 50 tokens meets 200 keys, not the 750 of the whole pack.
+    The same numbers in a third of the time: a question of 50 tokens meets 200 keys, not the 750 of the whole pack. In a
+    step of mixed precision on a CPU they are computed by `products`.
     """
 
     def __init__(self, packed: Packed) -> None:
@@ -67,19 +68,40 @@ class BlockAttention(TorchFunctionMode):
         **_: Any,
     ) -> Float[Tensor, "b heads length dim"]:
         """The prefix attends to itself, every block to the prefix and itself."""
+        attend = products if torch.is_autocast_enabled("cpu") else attention
         rows = []
         # Splits, not slices: the gradient of each slice would be as large as the whole.
         for q, k, v, lengths in zip(query.unbind(), key.unbind(), value.unbind(), self.lengths, strict=True):
             queries, keys, values = (torch.split(tensor[None], lengths, dim=2) for tensor in (q, k, v))
             ahead = lengths[0]
-            done = [attention(queries[0], keys[0], values[0], is_causal=True, scale=scale)]
+            done = [attend(queries[0], keys[0], values[0], attn_mask=causal(queries[0], 0), scale=scale)]
             for own, own_keys, own_values in zip(queries[1:], keys[1:], values[1:], strict=True):
-                size = own.shape[2]
-                seen = torch.ones(size, ahead + size, dtype=torch.bool, device=own.device).tril(ahead)
                 all_keys, all_values = torch.cat([keys[0], own_keys], 2), torch.cat([values[0], own_values], 2)
-                done.append(attention(own, all_keys, all_values, attn_mask=seen, scale=scale))
+                done.append(attend(own, all_keys, all_values, attn_mask=causal(own, ahead), scale=scale))
             rows.append(torch.cat(done, dim=2))
         return torch.cat(rows)
+
+
+def causal(query: Float[Tensor, "b heads length dim"], ahead: int) -> Bool[Tensor, "length keys"]:
+    """Which keys each query may see, if `ahead` of them come before the queries' own."""
+    length = query.shape[2]
+    return torch.ones(length, ahead + length, dtype=torch.bool, device=query.device).tril(ahead)
+
+
+def products(
+    query: Float[Tensor, "b heads length dim"],
+    key: Float[Tensor, "b heads keys dim"],
+    value: Float[Tensor, "b heads keys dim"],
+    attn_mask: Bool[Tensor, "length keys"],
+    scale: float | None,
+) -> Float[Tensor, "b heads length dim"]:
+    """Attention in bfloat16 by plain products of matrices, which for few queries take less time on a CPU than PyTorch's
+    fused attention in either precision, gradients included (docs/training.md)."""
+    scaled = query * (query.shape[-1] ** -0.5 if scale is None else scale)
+    hidden = torch.zeros(attn_mask.shape, device=query.device).masked_fill(~attn_mask, -1e4)
+    with torch.autocast(query.device.type, enabled=False):
+        scores = scaled.bfloat16() @ key.bfloat16().mT + hidden.bfloat16()
+        return (scores.softmax(-1) @ value.bfloat16()).to(query.dtype)
 
 
 def starts(prefix: int, blocks: Sequence[Sequence[int]]) -> list[int]:

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model
 
 from rea2seg.generator.attention import BACKEND
 from tests.training.conftest import roughen
-from training.packing import PADDING, PREFIX, BlockAttention, pack
+from training.packing import PADDING, PREFIX, BlockAttention, causal, pack, products
 
 PREFIX_IDS = [5, 6, 7]
 ROWS = [[[11, 12], [13, 14, 15, 16], [17]], [[18, 19, 20], [21]]]
@@ -57,6 +57,26 @@ def test_attention_by_blocks_is_attention_under_the_mask(backend):
         by_blocks = run()
     assert used.call_count == SIZE["num_hidden_layers"]
     assert_close(by_blocks, run(), atol=1e-4, rtol=1e-4)
+
+
+def test_attention_by_products_is_fused_attention_in_less_precision():
+    query, key, value = torch.randn(3, 1, 4, 6, 8)
+    seen = causal(query[:, :, :4], 2)
+    for scale in (None, 0.5):
+        exact = attention(query[:, :, 2:], key, value, attn_mask=seen, scale=scale)
+        assert_close(products(query[:, :, 2:], key, value, seen, scale), exact, atol=0.05, rtol=0.05)
+
+
+def test_mixed_precision_on_a_cpu_attends_by_products():
+    packed = pack(PREFIX_IDS, ROWS, pad=0)
+    states = torch.randn(2, 4, packed.ids.shape[1], 8)
+    with BlockAttention(packed), mock.patch("training.packing.products", side_effect=products) as used:
+        single = attention(states, states, states, attn_mask=packed.mask())
+        assert not used.called
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = attention(states, states, states, attn_mask=packed.mask())
+    assert used.called
+    assert_close(mixed, single, atol=0.05, rtol=0.05)
 
 
 def test_attention_that_is_not_of_the_pack_is_left_alone():
