@@ -118,7 +118,7 @@ def coarser_tokens(
     tokens = image_tokens(model, functional.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True))
     coarse = isqrt(tokens.shape[1])
     fine = coarse * pixels.shape[-1] // side
-    placed = tokens.transpose(1, 2).unflatten(2, (coarse, coarse))
+    placed = tokens.transpose(1, 2).reshape(len(tokens), -1, coarse, coarse)
     return functional.interpolate(placed, size=(fine, fine), mode="nearest-exact").flatten(2).transpose(1, 2)
 
 
