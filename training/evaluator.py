@@ -83,6 +83,7 @@ class EvaluatorStage(Stage):
 
     `language` is the folder of a generator whose language model is to go on here. The vision tower and its projector
     learn too unless `frozen_tower`. `guided` are the layers of `training.guidance`, without which an adapter learns.
+    `compiled`: the norms and MLPs of the language layers through `torch.compile`, which needs a C++ compiler.
     """
 
     LOSS: ClassVar[Mapping[str, float]] = {
@@ -108,6 +109,7 @@ class EvaluatorStage(Stage):
         frozen_tower: bool = True,
         guided: GuidedLayers = GuidedLayers(),  # noqa: B008 - frozen
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
+        compiled: bool = False,
     ) -> None:
         super().__init__(export, schedule)
         if rank and language is not None:
@@ -127,6 +129,10 @@ class EvaluatorStage(Stage):
         enable(self.base)
         for sees in (self.base.model.vision_tower, self.base.model.multi_modal_projector):
             sees.requires_grad_(not frozen_tower)
+        if compiled:
+            for layer in self.base.model.language_model.layers:
+                for part in (layer.input_layernorm, layer.post_attention_layernorm, layer.mlp):
+                    part.compile(dynamic=True)
 
     def slots(
         self, ids: Int[Tensor, "b length"], tokens: int
@@ -140,13 +146,14 @@ class EvaluatorStage(Stage):
         self, batch: JudgementBatch, of_image: Bool[Tensor, "b length"], of_masks: Bool[Tensor, "b length"]
     ) -> Float[Tensor, "b length d"]:
         """Input embeddings, with the pictures' features in their places."""
-        embedded: Tensor = self.base.get_input_embeddings()(batch.packed.ids)
         image = self.features(batch.pixels)
+        # In mixed precision the tower's type is the shorter one, and so is then all that the layers hand on.
+        embedded: Tensor = self.base.get_input_embeddings()(batch.packed.ids).to(image.dtype)
         masks = self.features(batch.mask_pixels) if len(batch.mask_pixels) else image[:0]
         for slots, features in ((of_image, image), (of_masks, masks)):
             if slots.sum() != features.shape[:-1].numel():
                 raise ConfigError("the batches' sides and cell are not those of the model: slots and features differ")
-            embedded = embedded.masked_scatter(slots[..., None], features.to(embedded.dtype))
+            embedded = embedded.masked_scatter(slots[..., None], features)
         return embedded
 
     def features(self, pixels: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n tokens d"]:

@@ -1,6 +1,11 @@
-"""Which parts of the evaluator learn."""
+"""Which parts of the evaluator learn, and what they are computed with."""
+
+import shutil
 
 import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.testing import assert_close
 
 from rea2seg.errors import ConfigError
 from tests.training.conftest import evaluator_stage
@@ -22,3 +27,16 @@ def test_the_tower_learns_where_it_is_not_frozen(tokenizer, tmp_path, frozen_tow
 def test_an_adapter_leaves_the_tower_frozen(tokenizer, tmp_path):
     with pytest.raises(ConfigError, match="the tower stays frozen"):
         evaluator_stage(tokenizer, tmp_path, rank=2, frozen_tower=False)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@torch.no_grad()
+def test_compiled_layers_compute_the_same(tokenizer, tmp_path):
+    batch = batch_of(tokenizer, "reason")
+    plain, compiled = (evaluator_stage(tokenizer, tmp_path / str(flag), compiled=flag) for flag in (False, True))
+    compiled.load_state_dict(plain.state_dict())
+    counters.clear()
+    expected = plain.losses(batch)
+    assert not counters["frames"]
+    assert_close(compiled.losses(batch), expected, atol=1e-4, rtol=1e-4)
+    assert counters["frames"]["ok"]
