@@ -15,7 +15,7 @@ ROOT := $(CURDIR)
 WORK := $(if $(STEPS),$(ROOT)/out/train-mini-$(STEPS),$(ROOT))
 SHORT := $(if $(STEPS),--trainer.max_steps $(STEPS) --trainer.val_check_interval $(STEPS) --trainer.limit_val_batches 2 --data.scenes 3)
 FIT := cd $(WORK) && $(BIN)/python -m
-TELL = @echo; echo "[$(1) of 13] $(2)"
+TELL = @echo; echo "[$(1) of 14] $(2)"
 STAGE = @$(FIT) training.$(1) fit $(foreach one,$(2) $(3),--config $(ROOT)/configs/train/$(one).yaml) --ckpt_path last $(SHORT)
 
 .PHONY: infer test lint train-mini ablations
@@ -67,17 +67,19 @@ train-mini: $(VENV)/installed-dev
 	    $(if $(STEPS),--scenes $(STEPS) --weights $(ROOT)/rea2seg/mini)
 	$(call TELL,7,vision tower of the evaluator)
 	$(call STAGE,vision,vision_evaluator)
-	$(call TELL,8,evaluator)
+	$(call TELL,8,the same tower on larger pictures)
+	$(call STAGE,vision,vision_evaluator,vision_evaluator_fine)
+	$(call TELL,9,evaluator)
 	$(call STAGE,evaluator,evaluator_stage1)
-	$(call TELL,9,evaluator with reasoning)
+	$(call TELL,10,evaluator with reasoning)
 	$(call STAGE,evaluator,evaluator_stage2)
-	$(call TELL,10,vision tower of the smaller evaluator)
+	$(call TELL,11,vision tower of the smaller evaluator)
 	$(call STAGE,vision,vision_evaluator,vision_evaluator_small)
-	$(call TELL,11,smaller evaluator)
+	$(call TELL,12,smaller evaluator)
 	$(call STAGE,evaluator,evaluator_stage1,evaluator_small)
-	$(call TELL,12,all of mini as it ships)
+	$(call TELL,13,all of mini as it ships)
 	@$(FIT) training.ship --runs runs/mini --out runs/mini/shipped
-	$(call TELL,13,an answer)
+	$(call TELL,14,an answer)
 	@$(FIT) rea2seg.infer --weights runs/mini/shipped --image $(ROOT)/examples/scene.png \
 	    --query "$$(cat $(ROOT)/examples/scene.txt)" --out out/infer
 

@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 from training.batches import Movable
 
 PREFIX, PADDING = -1, -2
+HIDDEN = -1e4
+"""What is added to the score of a key that a query may not see."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,9 @@ class BlockAttention(TorchFunctionMode):
     def __init__(self, packed: Packed) -> None:
         super().__init__()
         self.size, self.lengths = packed.ids.shape[1], packed.lengths()
+        longest = max(length for row in self.lengths for length in row)
+        # Of which every block's own mask is a part.
+        self.seen = causal(longest, self.lengths[0][0], packed.ids.device)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -68,40 +73,44 @@ class BlockAttention(TorchFunctionMode):
         **_: Any,
     ) -> Float[Tensor, "b heads length dim"]:
         """The prefix attends to itself, every block to the prefix and itself."""
-        attend = products if torch.is_autocast_enabled("cpu") else attention
+        attend: Callable[..., Tensor] = attention
+        seen = self.seen
+        if torch.is_autocast_enabled("cpu"):
+            attend, seen = products, torch.where(seen, 0.0, HIDDEN).bfloat16()
         rows = []
         # Splits, not slices: the gradient of each slice would be as large as the whole.
-        for q, k, v, lengths in zip(query.unbind(), key.unbind(), value.unbind(), self.lengths, strict=True):
-            queries, keys, values = (torch.split(tensor[None], lengths, dim=2) for tensor in (q, k, v))
+        for *one, lengths in zip(query.unbind(), key.unbind(), value.unbind(), self.lengths, strict=True):
+            queries, keys, values = (torch.split(tensor[None], lengths, dim=2) for tensor in one)
             ahead = lengths[0]
-            done = [attend(queries[0], keys[0], values[0], attn_mask=causal(queries[0], 0), scale=scale)]
-            for own, own_keys, own_values in zip(queries[1:], keys[1:], values[1:], strict=True):
-                all_keys, all_values = torch.cat([keys[0], own_keys], 2), torch.cat([values[0], own_values], 2)
-                done.append(attend(own, all_keys, all_values, attn_mask=causal(own, ahead), scale=scale))
+            own = seen[:ahead, ahead : 2 * ahead]
+            done = [attend(queries[0], keys[0], values[0], attn_mask=own, scale=scale)]
+            for length, q, k, v in zip(lengths[1:], queries[1:], keys[1:], values[1:], strict=True):
+                all_keys, all_values = torch.cat([keys[0], k], 2), torch.cat([values[0], v], 2)
+                here = seen[:length, : ahead + length]
+                done.append(attend(q, all_keys, all_values, attn_mask=here, scale=scale))
             rows.append(torch.cat(done, dim=2))
         return torch.cat(rows)
 
 
-def causal(query: Float[Tensor, "b heads length dim"], ahead: int) -> Bool[Tensor, "length keys"]:
+def causal(length: int, ahead: int, device: torch.device) -> Bool[Tensor, "length keys"]:
     """Which keys each query may see, if `ahead` of them come before the queries' own."""
-    length = query.shape[2]
-    return torch.ones(length, ahead + length, dtype=torch.bool, device=query.device).tril(ahead)
+    return torch.ones(length, ahead + length, dtype=torch.bool, device=device).tril(ahead)
 
 
 def products(
     query: Float[Tensor, "b heads length dim"],
     key: Float[Tensor, "b heads keys dim"],
     value: Float[Tensor, "b heads keys dim"],
-    attn_mask: Bool[Tensor, "length keys"],
+    attn_mask: Float[Tensor, "length keys"],
     scale: float | None,
 ) -> Float[Tensor, "b heads length dim"]:
     """Attention in bfloat16 by plain products of matrices, which for few queries take less time on a CPU than PyTorch's
-    fused attention in either precision, gradients included (docs/training.md)."""
-    scaled = query * (query.shape[-1] ** -0.5 if scale is None else scale)
-    hidden = torch.zeros(attn_mask.shape, device=query.device).masked_fill(~attn_mask, -1e4)
+    fused attention in either precision, gradients included (docs/training.md). `attn_mask` is added to the scores."""
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
     with torch.autocast(query.device.type, enabled=False):
-        scores = scaled.bfloat16() @ key.bfloat16().mT + hidden.bfloat16()
-        return (scores.softmax(-1) @ value.bfloat16()).to(query.dtype)
+        q, k, v = (tensor.bfloat16().flatten(0, 1) for tensor in (query, key, value))
+        scores = torch.baddbmm(attn_mask.bfloat16().expand(len(q), -1, -1), q, k.mT, alpha=factor)
+        return (scores.softmax(-1) @ v).view_as(query).to(query.dtype)
 
 
 def starts(prefix: int, blocks: Sequence[Sequence[int]]) -> list[int]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
-from rea2seg.config import package_path
+from rea2seg.config import load_config, package_path
 from rea2seg.devices import Placement
 from rea2seg.errors import CheckpointError
 from rea2seg.evaluators.internvl import InternVL
@@ -23,6 +23,7 @@ from rea2seg.structures import Candidate, Query
 from rea2seg.synth import SgdrSynth
 from tests.evaluators.conftest import tiny_internvl
 from tests.public.internvl import edit_json
+from training.evaluator import LANGUAGE_LAYERS
 
 MINI = package_path("rea2seg://mini") / "evaluator"
 QUERY_AND_GATE = r".*language_model\.layers\.\d+\.(self_attn\.q_proj|mlp\.gate_proj)"
@@ -37,13 +38,29 @@ def base(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
+SIDE = load_config("mini").seats["selector"]["init_args"]["evaluator"]["init_args"]["image_side"]
 SURE = 2
 """A scene whose answer mini is sure of."""
 
 
-def mini(precision: Any) -> InternVL:
-    placement = Placement("cpu", precision)
-    return InternVL(MINI, MINI / "adapter", template=SHORT, image_side=192, mask_side=64, placement=placement)
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], InternVL]:
+    """Mini's evaluator in a precision, with an adapter on all language layers that changes little."""
+    adapted = get_peft_model(load_internvl(MINI).model, LoraConfig(r=4, target_modules=LANGUAGE_LAYERS))
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=1e-3)
+    folder = tmp_path_factory.mktemp("adapter")
+    # As `training.evaluator` writes it; otherwise PEFT looks for the embeddings' size on the hub.
+    adapted.save_pretrained(folder, save_embedding_layers=False)
+
+    def judge(precision: Any) -> InternVL:
+        placement = Placement("cpu", precision)
+        return InternVL(MINI, folder, template=SHORT, image_side=SIDE, mask_side=64, placement=placement)
+
+    return judge
 
 
 def scores_of(judge: InternVL, scene: int = SURE) -> list[float]:
@@ -55,12 +72,12 @@ def scores_of(judge: InternVL, scene: int = SURE) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def full() -> InternVL:
+def full(mini: Callable[[Any], InternVL]) -> InternVL:
     return mini("float32")
 
 
 @pytest.fixture(scope="module")
-def rounded() -> InternVL:
+def rounded(mini: Callable[[Any], InternVL]) -> InternVL:
     return mini("nf4")
 
 
@@ -85,7 +102,9 @@ def test_mini_in_four_bits_scores_nearly_the_same(full: InternVL, rounded: Inter
     assert scores_of(rounded) == pytest.approx(scores_of(full), abs=0.05)
 
 
-def test_four_bits_round_the_weights_and_change_nothing_else(full: InternVL, rounded: InternVL) -> None:
+def test_four_bits_round_the_weights_and_change_nothing_else(
+    mini: Callable[[Any], InternVL], full: InternVL, rounded: InternVL
+) -> None:
     """On a scene where that matters, the same model in full precision, filled with the rounded weights, agrees."""
     # Fresh ones, because bitsandbytes packs the weights in another way when some processors first compute with them.
     again, unused = mini("float32"), mini("nf4")
@@ -101,7 +120,9 @@ def test_four_bits_round_the_weights_and_change_nothing_else(full: InternVL, rou
     assert scores_of(rounded, 13) != pytest.approx(scores_of(full, 13), abs=0.04)
 
 
-def test_mini_in_eight_bits_scores_nearly_the_same(full: InternVL, caplog: pytest.LogCaptureFixture) -> None:
+def test_mini_in_eight_bits_scores_nearly_the_same(
+    mini: Callable[[Any], InternVL], full: InternVL, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.ERROR, logger="bitsandbytes")
     judge = mini("int8")
     assert_only_the_language_model_is_quantised(judge, bnb.nn.Linear8bitLt, bnb.nn.Int8Params)

@@ -68,15 +68,31 @@ TINY: dict[str, tuple[Callable[[], object], dict[str, Any]]] = {
     ),
     "evaluator_stage2": (lambda: fit(evaluator.EvaluatorStage, evaluator.Judgements), {"model.rank": 2}),
 }
+LARGER = {**vars(CLIP), "side": 2 * CLIP.side}
+TINY["vision_evaluator_fine"] = (
+    TINY["vision_evaluator"][0],
+    TINY["vision_evaluator"][1] | {"model.tower": LARGER, "data.tower": LARGER, "data.grid": 8},
+)
 TINY["vision_evaluator_small"] = (
     TINY["vision_evaluator"][0],
     TINY["vision_evaluator"][1] | {"model.language": {**FIVE_LAYERS, "depth": 6}},
 )
 TINY["evaluator_small"] = TINY["evaluator_stage1"]
-BASES = {"vision_evaluator_small": "vision_evaluator", "evaluator_small": "evaluator_stage1"}
+BASES = {
+    "vision_evaluator_fine": "vision_evaluator",
+    "vision_evaluator_small": "vision_evaluator",
+    "evaluator_small": "evaluator_stage1",
+}
 """What stands before a config that says only what differs."""
 
-EVALUATORS = ("vision_evaluator", "evaluator_stage1", "evaluator_stage2", "vision_evaluator_small", "evaluator_small")
+EVALUATORS = (
+    "vision_evaluator",
+    "vision_evaluator_fine",
+    "evaluator_stage1",
+    "evaluator_stage2",
+    "vision_evaluator_small",
+    "evaluator_small",
+)
 
 
 def tiny(name: str, steps: int, **overrides: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model
 
 from rea2seg.generator.attention import BACKEND
 from tests.training.conftest import roughen
-from training.packing import PADDING, PREFIX, BlockAttention, causal, pack, products
+from training.packing import HIDDEN, PADDING, PREFIX, BlockAttention, causal, pack, products
 
 PREFIX_IDS = [5, 6, 7]
 ROWS = [[[11, 12], [13, 14, 15, 16], [17]], [[18, 19, 20], [21]]]
@@ -61,10 +61,10 @@ def test_attention_by_blocks_is_attention_under_the_mask(backend):
 
 def test_attention_by_products_is_fused_attention_in_less_precision():
     query, key, value = torch.randn(3, 1, 4, 6, 8)
-    seen = causal(query[:, :, :4], 2)
+    hidden = torch.where(causal(4, 2, query.device), 0.0, HIDDEN)
     for scale in (None, 0.5):
-        exact = attention(query[:, :, 2:], key, value, attn_mask=seen, scale=scale)
-        assert_close(products(query[:, :, 2:], key, value, seen, scale), exact, atol=0.05, rtol=0.05)
+        exact = attention(query[:, :, 2:], key, value, attn_mask=hidden, scale=scale)
+        assert_close(products(query[:, :, 2:], key, value, hidden, scale), exact, atol=0.05, rtol=0.05)
 
 
 def test_mixed_precision_on_a_cpu_attends_by_products():

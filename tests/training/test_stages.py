@@ -44,6 +44,7 @@ REPORTED = {
     "segmenter": ["iou/refined"],
     "vision_generator": ["accuracy/kind"],
     "vision_evaluator": ["cover"],
+    "vision_evaluator_fine": ["match"],
     "generator": ["accuracy/attention"],
     "evaluator_stage1": ["accuracy/digits"],
     "evaluator_stage2": ["words"],
@@ -120,7 +121,14 @@ def test_a_run_killed_after_two_steps_ends_where_an_uninterrupted_one_does(
         Stage, "log_dict", lambda stage, parts, **more: logged.update(parts.values()) or log(stage, parts, **more)
     )
     tokenizer.save_pretrained(tmp_path / "runs/mini/tokenizer")
-    earlier_ones = {"segmenter", "vision_generator", "generator", "vision_evaluator", "evaluator_stage1", "scoring"}
+    earlier_ones = {
+        "segmenter",
+        "vision_generator",
+        "generator",
+        "vision_evaluator_fine",
+        "evaluator_stage1",
+        "scoring",
+    }
     for earlier in earlier_ones - {name}:
         os.symlink(work / earlier, tmp_path / "runs/mini" / earlier)
     checkpoints = tmp_path / f"runs/mini/{name}/checkpoints"
@@ -252,7 +260,12 @@ def test_the_stages_are_trained_as_mini_runs():
     assert stage["data"]["grid"] == tower["data"]["grid"] == stage["data"]["side"] // tower["data"]["tower"]["patch"]
     assert stage["data"]["canvas"] == canvas["data"]["side"] == canvas["model"]["config"]["image_size"]
     judge, seen = mini["selector"]["init_args"]["evaluator"]["init_args"], read("vision_evaluator.yaml")
-    assert seen["model"]["tower"] == seen["data"]["tower"]
+    fine = read("vision_evaluator_fine.yaml")
+    for stage_of_tower in (seen, fine, read("vision_evaluator_small.yaml")):
+        towers = stage_of_tower["model"]["tower"], stage_of_tower["data"]["tower"]
+        assert towers[0] == towers[1]
+        assert stage_of_tower["data"]["grid"] == towers[0]["side"] // towers[0]["patch"]
+    assert fine["model"]["weights"] == fine["model"]["teacher"] == seen["model"]["export"]
     assert not seen["data"]["padded"]
     assert seen["data"]["mask_side"] == judge["mask_side"]
     assert EvaluatorTemplate(**judge["template"]) == SHORT
@@ -260,8 +273,8 @@ def test_the_stages_are_trained_as_mini_runs():
         data = read(f"evaluator_stage{number}.yaml")["data"]
         assert "template" not in data  # Its default is SHORT.
         assert (data["image_side"], data["mask_side"]) == (judge["image_side"], judge["mask_side"])
-        assert data["image_side"] == seen["data"]["tower"]["side"]
+        assert data["image_side"] == fine["data"]["tower"]["side"]
     assert stage["model"]["segmenter"] == canvas["model"]["export"]
     first = read("evaluator_stage1.yaml")["model"]
-    assert (first["weights"], first["language"]) == (seen["model"]["export"], stage["model"]["export"])
+    assert (first["weights"], first["language"]) == (fine["model"]["export"], stage["model"]["export"])
     assert seen["model"]["teacher"] == stage["model"]["weights"] == tower["model"]["export"]
