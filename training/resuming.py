@@ -36,7 +36,14 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, dirpath: str, every_n_train_steps: int = 50, save_top_k: int = 0) -> None:
-        super().__init__(dirpath, save_last=True, save_top_k=save_top_k, every_n_train_steps=every_n_train_steps)
+        super().__init__(
+            dirpath,
+            save_last=True,
+            save_top_k=save_top_k,
+            every_n_train_steps=every_n_train_steps,
+            # A resumed run goes on with the file of the run before; Lightning would write `last-v1.ckpt` beside it.
+            enable_version_counter=False,
+        )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

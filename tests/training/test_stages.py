@@ -138,6 +138,7 @@ def test_a_run_killed_after_two_steps_ends_where_an_uninterrupted_one_does(
         for arguments in ([], ["--ckpt_path", str(checkpoints / "epoch=0-step=2.ckpt")]):
             train(name, 4, *arguments, **options)
             exported.append(load_file(next(Path(f"runs/mini/{name}/weights").glob("*model.safetensors"))))
+    assert not [*checkpoints.glob("last-*")]
     whole, resumed = exported
     assert_close(resumed, whole, atol=0, rtol=0)
     logs = [tmp_path / f"runs/mini/{name}/log/version_{run}/metrics.csv" for run in (0, 1)]
