@@ -64,7 +64,7 @@ train-mini: $(VENV)/installed-dev
 	$(call TELL,6,candidates for the evaluator to score)
 	@# A generator of few steps finds no masks that could be scored: a trial takes the candidates of the shipped one.
 	@$(FIT) training.scoring_data --config $(ROOT)/configs/train/scoring_data.yaml \
-	    $(if $(STEPS),--scenes $(STEPS) --weights $(ROOT)/rea2seg/mini)
+	    $(if $(STEPS),--scenes $(STEPS) --weights $(ROOT)/rea2seg/mini/v4)
 	$(call TELL,7,vision tower of the evaluator)
 	$(call STAGE,vision,vision_evaluator)
 	$(call TELL,8,the same tower on larger pictures)

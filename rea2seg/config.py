@@ -1,6 +1,6 @@
 """A config is an import path and keyword arguments for every seat of the pipeline, in YAML.
 
-    weights: rea2seg://mini                     the root of weights://, unless a person names another; or a table:
+    weights: rea2seg://mini/v4                  the root of weights://, unless a person names another; or a table:
     weights:
       segmenter: {repo: facebook/sam2-hiera-large, revision: main, file: sam2_hiera_large.pt}
     note: what a person should know             printed by the commands
@@ -9,7 +9,7 @@
     selector: {class_path: ..., init_args: {...}}
     generator: {class_path: ..., init_args: {...}}
 
-`rea2seg://mini` is a folder of the installed package. In a table every name is a path, or a repository of the hub with
+`rea2seg://mini/v4` is a folder of the installed package. In a table every name is a path, or a repository of the hub with
 the `files` to take of its top folder (patterns) or the one `file`; `weights://segmenter` is then that one. A config
 names code to run: use those that you trust.
 """

@@ -12,7 +12,7 @@ from rea2seg.devices import Placement
 from rea2seg.findings import BYTES, Footprint, footprint, peak, stored_as
 from tests.public.sam2 import write_sam2
 
-MINI = package_path("rea2seg://mini")
+MINI = package_path("rea2seg://mini/v4")
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_a_wrong_hash_is_a_fault(capsys, mini, tmp_path):
     config = (Path(__file__).parents[1] / "configs" / "mini.yaml").read_text()
     file = tmp_path / "other" / "sam_vit_b_01ec64.pth"
     torch.save({"a": torch.ones(1)}, file)
-    changed = config.replace("weights: weights://segmenter", f"weights: {file}").replace("rea2seg://mini", str(mini))
+    changed = config.replace("weights: weights://segmenter", f"weights: {file}").replace("rea2seg://mini/v4", str(mini))
     (tmp_path / "own.yaml").write_text(changed)
     status, lines = report(capsys, "--config", str(tmp_path / "own.yaml"))
     assert status == 3

@@ -79,7 +79,7 @@ def compare(
 class SegmenterStage(Stage):
     """Wires SAM, its losses and the optimiser.
 
-    `weights` is a folder with weights to go on from, `rea2seg/mini/segmenter` for one; size of image and windows may
+    `weights` is a folder with weights to go on from, `rea2seg/mini/v4/segmenter` for one; size of image and windows may
     differ. With `frozen_encoder` only what decodes prompts learns, so that a generator that was trained with the
     embeddings still fits.
     """

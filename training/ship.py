@@ -1,6 +1,6 @@
 """The folder that mini ships, from the folders its stages wrote: half precision, nothing else changed.
 
-python -m training.ship --runs runs/mini --out rea2seg/mini
+python -m training.ship --runs runs/mini --out rea2seg/mini/v4
 """
 
 import json

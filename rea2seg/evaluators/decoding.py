@@ -59,7 +59,7 @@ class Memory:
             input_ids=tokens.clamp(min=0),
             attention_mask=self.seen.long(),
             position_ids=positions,
-            past_key_values=self.cache,
+            cache=self.cache,
             mm_encoder_outputs=images,
             logits_to_keep=1,
         ).logits

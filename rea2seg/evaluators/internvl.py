@@ -217,7 +217,7 @@ class InternVL:
             mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=last[1])},
             use_cache=True,
             logits_to_keep=1,
-        ).past_key_values
+        ).cache
 
     def _judge(self, reply: Reply) -> list[Score]:
         text = self.tokenizer.decode([*self.grammar.opening, *reply.written])

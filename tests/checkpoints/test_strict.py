@@ -113,7 +113,7 @@ def test_a_tokenizer_that_is_damaged_is_told(tmp_path: Path, name: str, content:
 
 
 def test_a_config_of_another_kind_or_with_other_values_is_told(tmp_path: Path) -> None:
-    values = json.loads((package_path("rea2seg://mini/evaluator") / "config.json").read_text())
+    values = json.loads((package_path("rea2seg://mini/v4/evaluator") / "config.json").read_text())
     file = tmp_path / "config.json"
     for change, told in (
         ({"architectures": ["Other"]}, "is made for ['Other'], not for InternVLForConditionalGeneration in "),

@@ -25,7 +25,7 @@ from tests.evaluators.conftest import tiny_internvl
 from tests.public.internvl import edit_json
 from training.evaluator import LANGUAGE_LAYERS
 
-MINI = package_path("rea2seg://mini") / "evaluator"
+MINI = package_path("rea2seg://mini/v4") / "evaluator"
 QUERY_AND_GATE = r".*language_model\.layers\.\d+\.(self_attn\.q_proj|mlp\.gate_proj)"
 
 
