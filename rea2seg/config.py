@@ -9,9 +9,9 @@
     selector: {class_path: ..., init_args: {...}}
     generator: {class_path: ..., init_args: {...}}
 
-`rea2seg://mini/v4` is a folder of the installed package. In a table every name is a path, or a repository of the hub with
-the `files` to take of its top folder (patterns) or the one `file`; `weights://segmenter` is then that one. A config
-names code to run: use those that you trust.
+`rea2seg://mini/v4` is a folder of the installed package. In a table every name is a path, or a repository of the hub
+with the `files` to take of its top folder (patterns) or the one `file`; `weights://segmenter` is then that one. A
+config names code to run: use those that you trust.
 """
 
 from __future__ import annotations

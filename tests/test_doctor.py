@@ -34,11 +34,10 @@ def test_mini_is_well_and_nothing_of_it_is_loaded(capsys, monkeypatch):
     monkeypatch.setattr("rea2seg.checkpoints.strict.Blueprint.load", lambda *_: pytest.fail("a model was loaded"))
     status, lines = report(capsys, "--config", "mini")
     assert status == 0
-    assert lines[-1] == "12 checks passed, 0 failed"
+    assert lines[-1] == "11 checks passed, 0 failed"
     assert "ok    generator  ids       [SEG] is 6 of 640" in lines
     assert "ok    generator  image     192 px become 144 tokens" in lines
-    assert "ok    evaluator  image     at most 144 tokens of the picture, 16 of each mask" in lines
-    assert "ok    evaluator  adapter   all tensors fit" in lines
+    assert "ok    evaluator  image     at most 256 tokens of the picture, 16 of each mask" in lines
     assert sum(line.startswith("--precision nf4") for line in lines) == 2
 
 
@@ -62,7 +61,7 @@ def test_every_part_is_looked_at_and_each_fault_comes_with_its_mend(capsys, mini
     told = "has no tokenizer (tokenizer.json, tokenizer.model, vocab.json): save the tokenizer beside the model"
     assert faults[0] == f"FAIL  generator  weights   {mini / 'generator'} {told}"
     assert len(faults) == 2
-    assert "ok    evaluator  adapter   all tensors fit" in lines
+    assert "ok    evaluator  image     at most 256 tokens of the picture, 16 of each mask" in lines
     assert not any("pipeline" in line for line in lines)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import rea2seg
+from rea2seg.config import package_path
 from tests.training.conftest import small_tokenizer
 from tests.training.stages import EVALUATORS, train
 from training.resuming import WholeCheckpoints, refreshed
@@ -22,7 +22,7 @@ from training.ship import ship
 
 STEPS = 14
 """SOAP looks for new axes every ten steps; a validation lies in the middle and one at the end."""
-MINI = Path(rea2seg.__file__).parent / "mini"
+MINI = package_path("rea2seg://mini/v4")
 
 
 def stage(name: str, precision: str = "32-true") -> None:

@@ -93,7 +93,7 @@ def test_the_generator_trains_its_language_model_and_its_decoder_alone(work):
 
 
 def test_the_evaluator_trains_its_language_model_alone(work):
-    names = ("vision_evaluator", "evaluator_stage1")
+    names = ("vision_evaluator_fine", "evaluator_stage1")
     touched = changed(*(work / f"{name}/weights/model.safetensors" for name in names))
     assert any("language_model.model.layers" in name for name in touched)
     assert not [name for name in touched if "vision_tower" in name or "multi_modal_projector" in name]
