@@ -174,9 +174,13 @@ def test_the_attention_search_is_the_mask_generator_on_given_points(upstream, se
     assert len(theirs) > 3
     assert len(theirs) < len(replace(search, overlap=1.0).at(points, mine, segmenter)) < 3 * len(points)
     assert len(found) == len(theirs)
+    other = [
+        (candidate.mask.numpy() != record["segmentation"]).sum()
+        for candidate, record in zip(found, theirs, strict=True)
+    ]
+    # On some processors one pixel of all masks lies so near to a logit of zero that the last bit decides.
+    assert sum(other) <= 1
     for candidate, record in zip(found, theirs, strict=True):
-        # On some processors one pixel of one of these masks lies so near to a logit of zero that the last bit decides.
-        assert (candidate.mask.numpy() != record["segmentation"]).sum() <= 1
         assert candidate.quality == pytest.approx(record["predicted_iou"], abs=1e-5)
         assert candidate.seed_xy == pytest.approx(record["point_coords"][0], rel=1e-5)
 
