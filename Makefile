@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(abspath $(VENV))/bin
 SYSTEM_TORCH ?=
 STEPS ?=
-# Samples of the test split. In one process each of ten took eleven seconds.
+# Samples of the test split. One took 11 s through all variants, in one process.
 LIMIT ?= 200
 # Processes that share them.
 WORKERS ?= 2

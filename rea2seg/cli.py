@@ -11,10 +11,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn, get_args
 
-import torch
-
 from rea2seg.config import Config, load_config
-from rea2seg.devices import Precision
+from rea2seg.devices import Precision, is_out_of_memory
 from rea2seg.errors import InputError, Rea2SegError
 
 DONE, UNUSABLE, FAILED, INTERRUPTED = 0, 2, 3, 130
@@ -92,7 +90,9 @@ def run(command: Callable[[], int]) -> int:
     except Rea2SegError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return UNUSABLE
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         told = "use a smaller image, --precision nf4 or --offload; python -m rea2seg.doctor shows what fits"
         print(f"error: out of memory: {told}", file=sys.stderr)
         return UNUSABLE

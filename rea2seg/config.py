@@ -1,4 +1,4 @@
-"""A config is an import path and keyword arguments for every seat of the pipeline, in YAML.
+"""A config is an import path and keyword arguments for every seat of the pipeline, or the path of a function, in YAML.
 
     weights: rea2seg://mini/v4                  the root of weights://, unless a person names another; or a table:
     weights:
@@ -23,6 +23,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
@@ -48,7 +49,10 @@ class Config:
     repositories: Mapping[str, Repository] = field(default_factory=dict)
 
     def build(self) -> dict[str, Any]:
-        """The seats themselves, by name, with their weights, which are downloaded if need be."""
+        """The seats themselves, by name, with their weights, which are downloaded if need be.
+
+        Raises `CheckpointError` for weights that cannot be had or do not fit, `ConfigError` for settings that do not.
+        """
         parser = _parser()
         seats: dict[str, Any] = vars(parser.instantiate(parser.parse_object(self.local().seats)))
         return seats
@@ -81,8 +85,8 @@ def load_config(
 
     weights: a folder that replaces the config's own root of `weights://`. device: replaces every `device`, except that
     `auto` replaces `auto` alone, by the machine's own. seed: replaces every `seed`. An argument with the name of a seat
-    replaces that seat. Any other goes to everything in the config that takes one of its name, such as `reasoning`;
-    something must.
+    replaces that seat. Any other, such as `reasoning`, replaces every argument of that name. Raises `ConfigError`, if
+    there is none too.
     """
     name, raw = _read(source)
     raw |= {seat: given.pop(seat) for seat in SEATS if seat in given}
@@ -114,7 +118,7 @@ def package_path(address: str) -> Path:
 def _packaged() -> Any:
     try:
         return files("rea2seg.configs")
-    except ModuleNotFoundError:  # a source tree that is not installed
+    except ModuleNotFoundError:  # installed with `pip install -e`, which leaves the folder where it is
         return Path(__file__).parents[1] / "configs"
 
 
@@ -235,9 +239,9 @@ def _filled(node: Any, key: str, value: Any) -> tuple[Any, int]:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
     # Built in this order: what is most likely to be wrong comes before what takes longest to load.
+    parser.add_argument("--searches", type=list[Search], required=True)
     parser.add_argument("--generator", type=Generator)
     parser.add_argument("--segmenter", type=Segmenter, required=True)
-    parser.add_argument("--searches", type=list[Search], required=True)
     parser.add_argument("--selector", type=Selector, required=True)
     return parser
 
@@ -250,4 +254,9 @@ def _checked(seats: dict[str, Any], name: str) -> dict[str, Any]:
         # jsonargparse appends general advice, which is left out.
         complaint = reason(error).split("Subclass types expect")[0].strip()
         raise ConfigError(f"config {name}: {complaint}") from error
-    return checked
+    return {seat: _mapped(value, _import_path) for seat, value in checked.items()}
+
+
+def _import_path(value: Any) -> Any:
+    """Of a function, which jsonargparse puts in the place of its import path, that path again."""
+    return f"{value.__module__}.{value.__qualname__}" if isinstance(value, FunctionType) else value

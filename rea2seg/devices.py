@@ -96,6 +96,11 @@ HERE, ON_CPU = Placement(), Placement("cpu")
 """In full precision, on the best device there is and on the CPU."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory has run out, a GPU's or the CPU's, which PyTorch tells by the words of a `RuntimeError` alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def chosen_device(name: str) -> str:
     """The device of that name, if this machine has it; `auto` is CUDA where PyTorch can use it, else the CPU."""
     if name == "auto":

@@ -118,6 +118,9 @@ def examinable(node: Any, part: str = "") -> Iterator[tuple[str, Any, Mapping[st
     elif isinstance(node, Mapping):
         for key, inner in node.items():
             yield from examinable(inner, key)
+    elif isinstance(node, list):
+        for inner in node:
+            yield from examinable(inner, part)
 
 
 def hash_rows(part: str, places: Iterable[Path], hashed: set[Path]) -> Iterator[Row]:

@@ -132,13 +132,6 @@ def bootstrap(values: Float[np.ndarray, "n keys"], strata: Sequence[str] | None 
     return [Interval(*map(float, ends)) for ends in zip(means, low, high, strict=True)]
 
 
-def paired_difference(
-    first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"], strata: Sequence[str] | None = None
-) -> Interval:
-    """Bootstrap interval of first minus second, per-sample IoUs of the same n samples."""
-    return bootstrap((first.astype(np.float64) - second.astype(np.float64))[:, None], strata)[0]
-
-
 def sign_flip(differences: Float[np.ndarray, "n keys"], strata: Sequence[str] | None = None) -> list[float]:
     """Two-sided p-value of each column of paired differences: how often chance signs give a mean as far from 0.
 

@@ -35,23 +35,27 @@ class Rea2Seg:
         seed: int | None = None,
         **given: Any,
     ) -> Rea2Seg:
-        """The pipeline of a packaged config or a YAML file; for the arguments see `rea2seg.config.load_config`."""
+        """The pipeline of a packaged config or a YAML file; for the arguments see `rea2seg.config.load_config`.
+
+        Raises `ConfigError` for a config that cannot be used, `CheckpointError` for weights that do not fit or cannot
+        be had.
+        """
         return cls(**load_config(config, weights, device, seed, **given).build())
 
     def __call__(self, image: ImageSource, query: str) -> Ranking:
-        """All candidate masks for a question about an image, best first."""
+        """All candidate masks for a question about an image, best first. Raises `InputError` for one of the two."""
         return self.many(image, [query])[0]
 
     def many(self, image: ImageSource, queries: Sequence[str]) -> list[Ranking]:
-        """A ranking for each question about one image, which every model encodes once."""
+        """A ranking for each question about one image, which every model encodes once. Raises `InputError`."""
         if isinstance(queries, str):
             raise InputError("many questions are a list of texts; for a single one call the pipeline itself")
         pixels = load_image(image)
         asked = [Query.of(pixels, text) for text in queries]
-        return [self.compare(scenes) for scenes in self.scenes_of(asked)]
+        return [self.answer(scenes) for scenes in self.scenes_of(asked)]
 
-    def compare(self, scenes: Sequence[Scene]) -> Ranking:
-        """Discover the candidates of one question, then compare them."""
+    def answer(self, scenes: Sequence[Scene]) -> Ranking:
+        """The ranking of one question: discover its candidates, then compare them."""
         return self.rank(scenes, self.candidates(scenes))
 
     @torch.no_grad()
@@ -65,9 +69,11 @@ class Rea2Seg:
 
     @torch.no_grad()
     def scenes_of(self, queries: Sequence[Query], embedding: Embedding | None = None) -> list[list[Scene]]:
-        """The scenes of each of several questions about one image."""
+        """The scenes of each of several questions about one image; `InputError` if they are about several."""
         if not queries:
             return []
+        if any(query.image is not queries[0].image for query in queries):
+            raise InputError("the questions are about several images: ask those about one image at a time")
         embedding = embedding or self.encode(queries[0])
         if self.generator is None:
             return [[Scene(query, embedding)] for query in queries]

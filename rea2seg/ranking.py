@@ -47,6 +47,7 @@ class ByEvaluator:
     no_target_below: float | None = None
 
     def __post_init__(self) -> None:
+        require_positive(group=self.group)
         if self.no_target_below is not None and not 0 <= self.no_target_below <= 1:
             raise ConfigError(f"no_target_below must be an IoU from 0 to 1, not {self.no_target_below}")
 

@@ -16,6 +16,12 @@ import rea2seg  # noqa: F401
 # isort: split
 import torchvision  # noqa: F401
 
+# isort: split
+from hypothesis import settings
+
+settings.register_profile("patient", deadline=None)  # how fast a machine is, is no property of the code
+settings.load_profile("patient")
+
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ import yaml
 from rea2seg.checkpoints.hub import Repository
 from rea2seg.config import config_names, load_config, package_path
 from rea2seg.errors import ConfigError
-from tests.fakes import PaintEvaluator, PaintSegmenter
+from rea2seg.rivals import quality
+from tests.fakes import PaintEvaluator, PaintSegmenter, find_nothing
 
 PAINT: dict[str, Any] = {
     "generator": {"class_path": "tests.fakes.PaintGenerator", "init_args": {"grid": 4}},
@@ -53,6 +54,14 @@ def refusal(*args: Any, **given: Any) -> str:
 
 def evaluator_of(config: dict[str, Any]) -> dict[str, Any]:
     return config["selector"]["init_args"]["evaluator"]
+
+
+def test_a_function_can_take_a_seat_and_a_config_with_one_is_the_same_every_time(paint, written):
+    paint["selector"], paint["searches"] = "rea2seg.rivals.quality", ["tests.fakes.find_nothing"]
+    config = load_config(written(paint))
+    assert (config.seats["selector"], config.seats["searches"]) == (paint["selector"], paint["searches"])
+    seats = config.build()
+    assert (seats["selector"], seats["searches"]) == (quality, [find_nothing])
 
 
 def test_a_config_builds_its_seats_with_their_arguments(paint, written):

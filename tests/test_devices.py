@@ -92,11 +92,11 @@ def test_a_pipeline_of_offloaded_models_answers_as_one_of_resident_models(monkey
     sample = SgdrSynth("val").sample(0)
     query = Query(sample.image, sample.query, sample.id)
     resident = Rea2Seg.from_config("mini", device="cpu")
-    wanted = resident.compare(resident.scenes(query))
+    wanted = resident.answer(resident.scenes(query))
     offloaded = Rea2Seg.from_config("mini", device="cpu", offload=True)
     homes = [model.device for model in (offloaded.generator.parts.mllm, offloaded.selector.evaluator.model)]
     monkeypatch.setattr(devices, "chosen_device", lambda _: "cpu:0")
-    found = offloaded.compare(offloaded.scenes(query))
+    found = offloaded.answer(offloaded.scenes(query))
     assert [score.iou for score in found.scores] == [score.iou for score in wanted.scores]
     assert all(mine.mask.equal(theirs.mask) for mine, theirs in zip(found.candidates, wanted.candidates, strict=True))
     assert homes == [torch.device("cpu")] * 2

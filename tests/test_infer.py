@@ -273,10 +273,16 @@ def test_errors_of_several_lines_are_told_in_one(capsys):
     assert capsys.readouterr().err == "error: first second\n"
 
 
-def test_running_out_of_memory_is_told_in_one_line(capsys):
-    def command() -> int:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB ...")
+def on_the_gpu() -> int:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB ...")
 
+
+def on_the_cpu() -> int:
+    return len(torch.empty(1 << 50))
+
+
+@pytest.mark.parametrize("command", [on_the_gpu, on_the_cpu])
+def test_running_out_of_memory_is_told_in_one_line(capsys, command):
     assert run(command) == 2
     mends = "use a smaller image, --precision nf4 or --offload; python -m rea2seg.doctor shows what fits"
     assert capsys.readouterr().err == f"error: out of memory: {mends}\n"

@@ -160,7 +160,7 @@ def test_a_reply_with_two_targets_gives_two_scenes_and_one_ranking(pipe):
     query = Query(IMAGE, "the red box")
     scenes = twice.scenes(query)
     assert [len(scene.grounding.token) for scene in scenes] == [1, 1]
-    assert len(twice.compare(scenes)) == 2 * len(pipe.compare(pipe.scenes(query)))
+    assert len(twice.answer(scenes)) == 2 * len(pipe.answer(pipe.scenes(query)))
     grounding = PaintGenerator(targets=3).ground([query])[0]
     assert all(part.attention.equal(grounding.attention[:1]) for part in each_target(grounding))
 

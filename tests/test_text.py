@@ -1,6 +1,6 @@
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from transformers import ByT5Tokenizer
 
 from rea2seg.errors import ConfigError, InputError
@@ -13,7 +13,6 @@ MIXED = st.lists(st.one_of(st.text(max_size=12), st.sampled_from(ADDED))).map(""
 
 
 @given(MIXED)
-@settings(deadline=None)
 def test_no_text_yields_a_control_id_and_every_text_survives(text):
     ids = encode_untrusted(TOKENIZER, text)
     assert not control_ids(TOKENIZER) & set(ids)
@@ -21,7 +20,6 @@ def test_no_text_yields_a_control_id_and_every_text_survives(text):
 
 
 @given(st.text())
-@settings(deadline=None)
 def test_ordinary_text_gets_the_ids_the_tokenizer_gives_it(text):
     if not any(token in text for token in ADDED):
         assert encode_untrusted(TOKENIZER, text) == TOKENIZER(text, add_special_tokens=False).input_ids

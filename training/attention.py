@@ -9,10 +9,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class FullAttention(TorchFunctionMode):
-    """Computes PyTorch's attention in float32, whatever autocast says.
+    """Computes PyTorch's attention in float32, whatever autocast says; packed blocks have theirs (`training.packing`).
 
     On a CPU with instructions for bfloat16 everything else is faster in it, but the gradient of attention takes five
-    times as long; docs/training.md has the numbers.
+    times as long; docs/speed.md has the numbers.
     """
 
     def __torch_function__(

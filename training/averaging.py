@@ -1,6 +1,6 @@
 """A running mean of the weights, which is validated and exported: at a high rate a mean is better than they are.
 
-docs/training.md compares the mean of four checkpoints with the last of them. Here the mean is over the last tenth of
+docs/legs.md compares the mean of four checkpoints with the last of them. Here the mean is over the last tenth of
 the steps, so that the weights a run begins with are soon forgotten, and at most over `Schedule.average` of them. Ours.
 """
 
@@ -9,6 +9,7 @@ from typing import Any
 from jaxtyping import Float
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from training.optim import Schedule
@@ -39,5 +40,5 @@ class AveragedWeights(WeightAveraging):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """The weights go on from where they were; a run that has no step left exports the mean again."""
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        if 0 < trainer.max_steps <= checkpoint["global_step"]:
+        if trainer.state.fn == TrainerFn.FITTING and 0 < trainer.max_steps <= checkpoint["global_step"]:
             self.on_train_end(trainer, pl_module)

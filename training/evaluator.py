@@ -111,7 +111,7 @@ class EvaluatorStage(Stage):
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
         compiled: bool = False,
     ) -> None:
-        super().__init__(export, schedule)
+        super().__init__(export, schedule, [weights, language])
         if rank and language is not None:
             raise ConfigError("an adapter goes on from `weights`; `language` belongs to the training of all layers")
         if rank and not frozen_tower:

@@ -131,7 +131,7 @@ class GeneratorStage(Stage):
         masked: int = 2,
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(export, schedule)
+        super().__init__(export, schedule, [weights, segmenter])
         self.layers, self.mention_layers, self.masks_from, self.masked = layers, mention_layers, masks_from, masked
         parts, self.sam = load(weights), load_sam(Path(segmenter)).requires_grad_(False)
         self.mllm, self.connector, self.parts = parts.mllm, parts.connector, parts

@@ -209,15 +209,20 @@ class JudgementDrawer:
         """Write the labels of a block that starts there: position t predicts token t + 1."""
         scored = self.scored(block)
         for at in range(block.reply, len(block.ids)):
-            if at in scored:
-                digits[start + at - 1] = block.right[at]
-            elif block.ids[at] == block.right[at]:
+            if at not in scored and block.ids[at] == block.right[at]:
                 words[start + at - 1] = block.right[at]
+        zero, one, *_, nine = self.grammar.digits
+        for whole, *decimals in zip(scored[::3], scored[1::3], scored[2::3], strict=True):
+            # After a `0.` that should have been `1.`, the zeros of 1.00 would be the farthest from right.
+            passed = (block.ids[whole], block.right[whole]) == (zero, one)
+            digits[start + whole - 1] = block.right[whole]
+            for at in decimals:
+                digits[start + at - 1] = nine if passed else block.right[at]
 
-    def scored(self, block: Block) -> set[int]:
-        """The places in a block of the digits of its scores, which come after the last opening."""
+    def scored(self, block: Block) -> list[int]:
+        """The places in a block of the digits of its scores, three a score, which come after the last opening."""
         digits, found = set(self.grammar.digits), block.where([*self.grammar.opening])
-        return {at for at in range(found[-1], len(block.ids)) if block.ids[at] in digits} if found else set()
+        return [at for at in range(found[-1], len(block.ids)) if block.ids[at] in digits] if found else []
 
     def verdicts(self, task: Task, block: Block) -> list[int]:
         """The places in a block where its words for IoUs end: the last of their kind, one for every three digits."""

@@ -1,6 +1,6 @@
 """The one optimiser of all stages: SOAP, linear warm-up, constant rate, linear decay to zero at the end.
 
-SOAP (Vyas et al. 2024) is Adam in the eigenbasis of Shampoo's preconditioner; docs/training.md compares it with AdamW.
+SOAP (Vyas et al. 2024) is Adam in the eigenbasis of Shampoo's preconditioner; docs/legs.md compares it with AdamW.
 """
 
 from collections.abc import Iterable

@@ -105,7 +105,7 @@ def products(
     scale: float | None,
 ) -> Float[Tensor, "b heads length dim"]:
     """Attention in bfloat16 by plain products of matrices, which for few queries take less time on a CPU than PyTorch's
-    fused attention in either precision, gradients included (docs/training.md). `attn_mask` is added to the scores."""
+    fused attention in either precision, gradients included (docs/speed.md). `attn_mask` is added to the scores."""
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     with torch.autocast(query.device.type, enabled=False):
         q, k, v = (tensor.bfloat16().flatten(0, 1) for tensor in (query, key, value))

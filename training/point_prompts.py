@@ -226,9 +226,17 @@ def draw_scene(
     for name in ("first_points", "second_points"):
         scene[name] = (scene[name] * scale).astype(np.float32)
     scene["boxes"] = (scene["boxes"] * np.tile(scale, 2)).astype(np.float32)
-    shift = rng.uniform(-0.5, 0.5, 2).astype(np.float32)
-    lattice = code_lattice(codes, cells, shift, (resized[0] * cells / side, resized[1] * cells / side))
+    lattice, shift = canvas_lattice(rng, codes, resized, side, cells)
     return scene | {"images": image, "resized": np.array(resized), "lattice": lattice, "shift": shift}
+
+
+def canvas_lattice(
+    rng: np.random.Generator, codes: UInt8[np.ndarray, "h w"], resized: tuple[int, int], side: int, cells: int
+) -> tuple[UInt8[np.ndarray, "cells cells"], Float[np.ndarray, " 2"]]:
+    """The codes at `cells` x `cells` points of the canvas, on which the picture has that (height, width), and how far
+    these points are shifted: a random (x, y) in [-0.5, 0.5] cells."""
+    shift = rng.uniform(-0.5, 0.5, 2).astype(np.float32)
+    return code_lattice(codes, cells, shift, (resized[0] * cells / side, resized[1] * cells / side)), shift
 
 
 def on_canvas(

@@ -17,9 +17,9 @@ from rea2seg.text import encode_untrusted
 from training.batches import Movable
 from training.mentions import Mention
 from training.packing import Packed, pack, starts
-from training.point_prompts import on_canvas
+from training.point_prompts import canvas_lattice, on_canvas
 from training.regions import token_cells, tokens_inside
-from training.scenes import Targets, code_lattice, code_set, codes_of, scene_with_questions, to_tensor
+from training.scenes import Targets, code_set, codes_of, scene_with_questions, to_tensor
 
 
 def target_codes(question: Question) -> Bool[np.ndarray, " codes"]:
@@ -116,15 +116,14 @@ class QuestionDrawer:
         share = torch.from_numpy(np.stack([chosen[cells].mean(-1) for chosen in (*sets, *names)])).flatten(1)
         inside, mentioned = torch.split(tokens_inside(share), len(asked))
         canvas, resized, _ = on_canvas(rendering, self.canvas)
-        shift = rng.uniform(-0.5, 0.5, 2).astype(np.float32)
-        span = (resized[0] * self.cells / self.canvas, resized[1] * self.cells / self.canvas)
+        lattice, shift = canvas_lattice(rng, codes, resized, self.canvas, self.cells)
         return {
             "pixels": clip_pixels(to_tensor(rendering.image), self.side, "pad"),
             "canvas": canvas,
             "resized": np.array(resized),
             "inside": inside,
             "mentioned": mentioned,
-            "lattice": code_lattice(codes, self.cells, shift, span),
+            "lattice": lattice,
             "shift": shift,
             "table": np.stack(sets)[:, None],
         }

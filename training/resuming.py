@@ -1,6 +1,7 @@
 """What makes `kill -9` harmless at any moment: no file is ever half written, and no checkpoint is ahead of its logs."""
 
 import filecmp
+import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,16 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_batch_end(trainer, pl_module, None, None, 0)
+
+
+def digest(place: Path) -> str:
+    """Of a file, or of the names and contents of all files in a folder."""
+    whole = hashlib.sha256()
+    for file in [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file()):
+        whole.update(file.name.encode())
+        with file.open("rb") as content:
+            whole.update(hashlib.file_digest(content, "sha256").digest())
+    return whole.hexdigest()
 
 
 @contextmanager

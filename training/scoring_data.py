@@ -120,9 +120,9 @@ def scoring_data(
     out: Path,
     weights: Path,
     pipeline: str = "mini",
-    scenes: int = 4000,
-    per_scene: int = 3,
-    categories: tuple[str, ...] = ("geometric", "spatial"),
+    scenes: int = 2000,
+    per_scene: int = 4,
+    categories: tuple[str, ...] = ("discriminative", "geometric", "spatial", "multi-step"),
     seed: int = 0,
 ) -> int:
     """Write the rows of `scenes` pictures with `per_scene` questions each. `weights` replaces the pipeline's own."""

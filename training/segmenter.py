@@ -94,7 +94,7 @@ class SegmenterStage(Stage):
         frozen_encoder: bool = False,
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(export, schedule)
+        super().__init__(export, schedule, [weights])
         self.config, self.sam = config, build_sam(config).train()
         if weights is not None:
             tensors = sam_plan(Path(weights)).tensors

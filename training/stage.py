@@ -14,6 +14,7 @@ import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils import get_total_norm
@@ -21,24 +22,28 @@ from torch.optim import Optimizer
 from transformers.utils.logging import disable_progress_bar
 
 from rea2seg import cli
+from rea2seg.errors import ConfigError
 from training.attention import FullAttention
 from training.averaging import AveragedWeights
 from training.optim import Schedule, soap
 from training.progress import Progress
-from training.resuming import LastCheckpoint, WholeCheckpoints, refreshed
+from training.resuming import LastCheckpoint, WholeCheckpoints, digest, refreshed
 
 
 class Stage(LightningModule, ABC):
     """What every stage is: a loss that is a weighted sum of named parts, an optimiser, and weights that are exported.
 
-    `LOSS` is the table of weights; other parts that `losses` returns are logged only. `folder` receives the weights.
+    `LOSS` is the table of weights; other parts that `losses` returns are logged only. `folder` receives the weights,
+    `begins_with` are the files or folders of weights that the stage begins with. Its checkpoints hold all of these,
+    frozen ones too, so that one that began with others is not gone on with: `ConfigError`.
     """
 
     LOSS: ClassVar[Mapping[str, float]]
 
-    def __init__(self, folder: str, schedule: Schedule) -> None:
+    def __init__(self, folder: str, schedule: Schedule, begins_with: Sequence[str | None] = ()) -> None:
         super().__init__()
         self.folder, self.schedule = Path(folder), schedule
+        self.begins_with = {place: digest(Path(place)) for place in begins_with if place is not None}
 
     @abstractmethod
     def losses(self, batch: Any) -> dict[str, Tensor]:
@@ -70,6 +75,15 @@ class Stage(LightningModule, ABC):
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         self.log_dict({"train/gradient": get_total_norm(gradients), "train/rate": optimizer.param_groups[0]["lr"]})
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["begins_with"] = self.begins_with
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        before = checkpoint.get("begins_with", self.begins_with)
+        if [*before.values()] != [*self.begins_with.values()]:
+            told = f"the checkpoint began with other weights than now lie in {', '.join(self.begins_with)}"
+            raise ConfigError(f"{told}: leave out --ckpt_path to begin anew, or put those weights back")
+
     def configure_callbacks(self) -> list[Callback]:
         """The running mean of the weights; after the callbacks that all stages have."""
         return [AveragedWeights(self.schedule)]
@@ -82,7 +96,8 @@ class ExportWeights(Callback):
     """Writes the averaged weights at the end of `fit` and at every validation, so that a stopped run has some."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
+        # Not where a person only validates: the weights are then those of a checkpoint, or even untrained.
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self.export(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -189,7 +189,7 @@ class VisionStage(Stage):
         teacher: str | None = None,
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(export, schedule)
+        super().__init__(export, schedule, [weights, teacher])
         words = load_tokenizer(tokenizer)
         if family == "generator":
             parts = load(weights) if weights else small_llava(tower, language, words, prompt_width)

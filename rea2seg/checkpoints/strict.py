@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import OutOfMemoryError, Tensor, nn
+from torch import Tensor, nn
 from transformers import (
     BitsAndBytesConfig,
     LlamaTokenizer,
@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import logging
 
 from rea2seg.checkpoints.stored import stored_tensors
-from rea2seg.devices import Placement, chosen_device
+from rea2seg.devices import Placement, chosen_device, is_out_of_memory
 from rea2seg.errors import CheckpointError, ConfigError, reason
 
 UNREADABLE = (KeyError, OSError, RuntimeError, SafetensorError, StrictDataclassError, ValueError)
@@ -82,9 +82,9 @@ class Blueprint:
                     output_loading_info=True,
                     **settings,
                 )
-        except OutOfMemoryError:  # a RuntimeError too, but no fault of the checkpoint
-            raise
         except UNREADABLE as error:
+            if is_out_of_memory(error):  # no fault of the checkpoint
+                raise
             told = f"{self.source} cannot be loaded as {self.kind.__name__} ({reason(error)})"
             raise CheckpointError(f"{told}: {_AGAIN}") from error
         refuse_misfits(
@@ -147,7 +147,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def fill(module: nn.Module, source: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
-    """Put tensors into a module, whose own they must be by name and shape: all of `source`, unless they are given."""
+    """Load tensors, by default all of `source`, into a module. Names and shapes must match exactly."""
     stored = stored_tensors(source) if tensors is None else tensors
     check_fit(module.state_dict(), source, stored)
     module.load_state_dict(stored)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
@@ -16,13 +17,15 @@ from rea2seg.images import load_image, to_picture
 from rea2seg.masks import Rle, decode_rle, encode_rle
 from rea2seg.output import replacing, writable_folder, write_picture
 from rea2seg.structures import Granularity, Region, Sample
+from rea2seg.text import clean_question
 
 FILE = "samples.jsonl"
 _TEXTS = ("category", "component", "granularity", "reasoning", "split")
 
 
 class NativeDataset:
-    """Reads the native form. All lines are checked at once, images and masks are read when asked for."""
+    """Reads the native form: every line is checked at once, and that its image exists. Images and masks are read when
+    they are asked for. Raises `InputError` with the line."""
 
     def __init__(self, root: str | Path, split: str | None = None) -> None:
         self.root = Path(root)
@@ -30,6 +33,7 @@ class NativeDataset:
         seen: set[str] = set()
         for where, record in records:
             _check(record, where)
+            _check_image(self.root / record["image"], where)
             if record["id"] in seen:
                 raise InputError(f"{where}: the id {record['id']!r} is used twice")
             seen.add(record["id"])
@@ -45,6 +49,11 @@ class NativeDataset:
     def pictures(self) -> tuple[str, ...]:
         """The files of the images, each once."""
         return tuple(dict.fromkeys(str(self.root / record["image"]) for _, record in self.records))
+
+    def question(self, index: int) -> str:
+        """The query of a sample, without reading its image and masks."""
+        query: str = self.records[index][1]["query"]
+        return query
 
     def __getitem__(self, index: int) -> Sample:
         where, record = self.records[index]
@@ -79,6 +88,10 @@ def _check(record: Any, where: str) -> None:
     for key in ("id", "image", "query"):
         if not isinstance(record.get(key), str) or not record[key]:
             raise InputError(f"{where}: {key!r} must be a text that is not empty")
+    try:
+        clean_question(record["query"])
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
     if "segmentation" not in record:
         raise InputError(f"{where}: 'segmentation' is missing; null says that nothing answers the question")
     for key in _TEXTS:
@@ -93,6 +106,11 @@ def _check(record: Any, where: str) -> None:
         raise InputError(f"{where}: 'graph' must be an object")
     for key in ("instances", "parts"):
         _check_regions(record.get(key, []), key, where)
+
+
+def _check_image(file: Path, where: str) -> None:
+    if not os.path.isfile(file):  # unlike the method of Path, False for a name that is too long
+        raise InputError(f"{where}: the image {str(file)!r} does not exist, or is not a file")
 
 
 def _check_regions(regions: Any, key: str, where: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from rea2seg.cli import DONE, Parser, add_pipeline_options, chosen_config, run
 from rea2seg.evaluate.benchmarks import add_benchmark_options, asked_of, benchmark_of
 from rea2seg.evaluate.comparing import Run, compare, comparison_json, comparison_table, read_run, require_paired
-from rea2seg.evaluate.judging import judging
+from rea2seg.evaluate.judging import load_judge
 from rea2seg.evaluate.page import write_page
 from rea2seg.evaluate.records import Records, fill, fingerprint_of
 from rea2seg.evaluate.results import Results
@@ -78,8 +78,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     for other in others:
         require_paired(command, other)
     folder = None if options.out is None else writable_folder(options.out)
+    config = config.local()  # what was downloaded lies in a folder of its commit, which the fingerprint then sees
     records = Records(folder, command, fingerprint_of(command, config, benchmark.pictures), convention)
-    ids = fill([records], benchmark.count, "sample", partial(judging, options, config), options.workers)
+    ids = fill([records], benchmark.count, "sample", partial(load_judge, options, config), options.workers)
     rows = [records.rows[id] for id in ids]
     results = Results.of(rows, convention)
     records.finish(ids, {"version": version("rea2seg"), "command": command, **results.to_json()})

@@ -31,7 +31,7 @@ from rea2seg.evaluate.rows import Row
 from rea2seg.evaluate.sharing import Common, Workshop
 from rea2seg.evaluate.templates import rendered, write_text
 from rea2seg.evaluate.variants import PIPELINE, Table, Variant, changed, read_table
-from rea2seg.evaluate.workers import RowsOf
+from rea2seg.evaluate.workers import Judge
 from rea2seg.metrics import PRESETS, Convention
 from rea2seg.output import remove, writable_folder, write_json
 from rea2seg.pipeline import Rea2Seg
@@ -67,7 +67,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _ablate(options: argparse.Namespace) -> int:
     """Check everything, go through the samples that are not done yet, report."""
-    benchmark, config, table = benchmark_of(options), chosen_config(options), read_table(options.table)
+    benchmark, config, table = benchmark_of(options), chosen_config(options).local(), read_table(options.table)
     configs, same = _configs(config, table.only(options.only) if options.only else table, options)
     folder = None if options.out is None else writable_folder(options.out)
     command, convention = asked_of(options, benchmark, config), PRESETS[options.preset]
@@ -75,8 +75,8 @@ def _ablate(options: argparse.Namespace) -> int:
     for name in (f"{NAME}.json", f"{NAME}.md", f"{NAME}.html"):
         if folder is not None:
             remove(folder / name)  # of an earlier run, which may have been another
-    make = partial(_ranking, options, [trial.config for trial in trials])
-    ids = fill([trial.records for trial in trials], benchmark.count, "ranking", make, options.workers)
+    load_judge = partial(_load_judge, options, [trial.config for trial in trials])
+    ids = fill([trial.records for trial in trials], benchmark.count, "ranking", load_judge, options.workers)
     _report(folder, command, outcomes_of(_runs(trials, ids), convention), same)
     return DONE
 
@@ -87,7 +87,8 @@ def _configs(config: Config, table: Table, options: argparse.Namespace) -> tuple
     for variant in table.variants:
         try:
             # Checked like a config that someone wrote, as it names new arguments and weights; seeds are set by now.
-            own = load_config(options.config, options.weights, options.device, **variant.of(config).seats)
+            seats = variant.of(config).seats
+            own = load_config(options.config, options.weights, options.device, **seats).local()
         except ConfigError as error:
             raise ConfigError(f"variant {variant.name!r}: {error}") from error
         if own.text() == config.text():
@@ -99,7 +100,8 @@ def _configs(config: Config, table: Table, options: argparse.Namespace) -> tuple
 
 def _shuffles(config: Config, count: int) -> Iterator[Config]:
     """The config with its own seed of the shuffle, and with those that follow if its selector has one."""
-    seed = config.seats["selector"].get("init_args", {}).get("seed")
+    selector = config.seats["selector"]
+    seed = selector.get("init_args", {}).get("seed") if isinstance(selector, dict) else None  # else a function
     yield config
     for step in range(1, 1 if seed is None else count):
         yield changed(config, "selector.seed", seed + step)
@@ -122,17 +124,17 @@ def _trials(
             yield Trial(variant, own, asked, records)
 
 
-def _ranking(options: argparse.Namespace, configs: Sequence[Config]) -> RowsOf:
-    """What makes the rows of a sample for the pipelines at some places among these; loads the weights."""
+def _load_judge(options: argparse.Namespace, configs: Sequence[Config]) -> Judge:
+    """The judge of one run for each of these configs; loads the weights."""
     workshop, benchmark, convention = Workshop(), benchmark_of(options), PRESETS[options.preset]
     pipelines = [workshop.pipeline(config) for config in configs]
 
-    def rows(index: int, places: Sequence[int]) -> Iterator[Row]:
+    def judge_sample(index: int, runs: Sequence[int]) -> Iterator[Row]:
         sample = benchmark.sample(index)
         common = Common(Query.of(sample.image, sample.query, sample.id))
-        return (_row(pipelines[place], sample, common, convention, options.seed) for place in places)
+        return (_row(pipelines[run], sample, common, convention, options.seed) for run in runs)
 
-    return rows
+    return judge_sample
 
 
 @torch.no_grad()

@@ -28,23 +28,22 @@ ENDLESS = 400
 class Benchmark:
     """`count` samples to evaluate, of `size` that there are; None is no end.
 
-    `stamp` differs where questions or masks do; `pictures` are the files of the images, if they lie in files.
+    `question` is the query of a sample, which may cost less than all of it. `stamp` differs where questions or masks
+    do; `pictures` are the files of the images, if they lie in files.
     """
 
     count: int
     sample: Callable[[int], Sample]
+    question: Callable[[int], str]
     size: int | None = None
     stamp: str = ""
     pictures: tuple[str, ...] = ()
 
-    def other_question(self, index: int) -> str:
-        """The question of the next sample that asks something else, the first following the last."""
-        own, size = self.sample(index).query, self.size
-        for step in range(1, size or 1000):
-            other = self.sample(index + step if size is None else (index + step) % size).query
-            if other != own:
-                return other
-        return own
+    def other_question(self, index: int) -> str | None:
+        """The question of the next sample that asks something else, the first following the last; None if none does."""
+        own, size = self.question(index), self.size
+        following = (index + step if size is None else (index + step) % size for step in range(1, size or 1000))
+        return next((other for other in map(self.question, following) if other != own), None)
 
 
 def open_benchmark(name: str, root: Path | None, split: str, data_seed: int, limit: int | None) -> Benchmark:
@@ -55,14 +54,14 @@ def open_benchmark(name: str, root: Path | None, split: str, data_seed: int, lim
         sample = lru_cache(4)(SgdrSynth(split, data_seed).sample)
         drawn = SIZES_OF_SPLITS[split]
         count = limit or ENDLESS if drawn is None else min(limit or drawn, drawn)
-        return Benchmark(count, sample, drawn, f"version {VERSION}")
+        return Benchmark(count, sample, lambda index: sample(index).query, drawn, f"version {VERSION}")
     if root is None:
         raise InputError("--benchmark jsonl needs --root DIR, a folder with images/ and samples.jsonl")
     dataset = NativeDataset(root, split)
     size = len(dataset)
     stamp = hashlib.sha256((root / FILE).read_bytes()).hexdigest()
     sample = lru_cache(4)(dataset.__getitem__)
-    return Benchmark(min(limit or size, size), sample, size, stamp, dataset.pictures())
+    return Benchmark(min(limit or size, size), sample, dataset.question, size, stamp, dataset.pictures())
 
 
 def add_benchmark_options(parser: Parser, required: bool = True) -> None:

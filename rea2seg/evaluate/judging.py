@@ -15,7 +15,7 @@ from rea2seg import rivals
 from rea2seg.config import Config
 from rea2seg.evaluate.benchmarks import benchmark_of
 from rea2seg.evaluate.rows import KEYS, Found, Row
-from rea2seg.evaluate.workers import RowsOf
+from rea2seg.evaluate.workers import Judge
 from rea2seg.masks import encode_rle
 from rea2seg.metrics import PRESETS, Convention, Overlap, best_of, overlaps
 from rea2seg.output import finite
@@ -26,19 +26,19 @@ from rea2seg.structures import Candidate, Query, Ranking, Sample, Scene
 from rea2seg.text import clean_question
 
 
-def judging(options: argparse.Namespace, config: Config) -> RowsOf:
-    """What makes the row of a sample of the benchmark that the options of a command name; loads the weights."""
+def load_judge(options: argparse.Namespace, config: Config) -> Judge:
+    """The judge of one run on the benchmark that the options of a command name; loads the weights."""
     benchmark, pipe, convention = benchmark_of(options), Rea2Seg(**config.build()), PRESETS[options.preset]
 
-    def rows(index: int, _: Sequence[int]) -> Iterator[Row]:
+    def judge_sample(index: int, _: Sequence[int]) -> Iterator[Row]:
         yield judge(pipe, benchmark.sample(index), benchmark.other_question(index), convention, options.seed)
 
-    return rows
+    return judge_sample
 
 
 @torch.no_grad()
-def judge(pipe: Rea2Seg, sample: Sample, other_question: str, convention: Convention, seed: int = 0) -> Row:
-    """Ask the pipeline, ask its rivals, and measure all answers."""
+def judge(pipe: Rea2Seg, sample: Sample, other_question: str | None, convention: Convention, seed: int = 0) -> Row:
+    """Ask the pipeline, ask its rivals, and measure all answers. Without another question nobody is `blind`."""
     scenes = pipe.scenes(Query.of(sample.image, sample.query, sample.id))
     candidates = pipe.candidates(scenes)
     ranking = pipe.rank(scenes, candidates)
@@ -142,15 +142,13 @@ def _found(ranking: Ranking, place: int, worth: Overlap) -> Found:
 
 
 def _rival_orders(
-    pipe: Rea2Seg, scene: Scene, candidates: Sequence[Candidate], other_question: str, seed: int
+    pipe: Rea2Seg, scene: Scene, candidates: Sequence[Candidate], other_question: str | None, seed: int
 ) -> dict[str, Ranking]:
-    # The same id: the blind evaluator sees the same groups, and differs in the question alone.
-    blindfold = replace(scene, query=replace(scene.query, text=clean_question(other_question)))
-    orders = {
-        "quality": rivals.quality(scene, candidates),
-        "random": rivals.Random(seed)(scene, candidates),
-        "blind": pipe.selector(blindfold, candidates),
-    }
+    orders = {"quality": rivals.quality(scene, candidates), "random": rivals.Random(seed)(scene, candidates)}
+    if other_question is not None:
+        # The same id: the blind evaluator sees the same groups, and differs in the question alone.
+        blindfold = replace(scene, query=replace(scene.query, text=clean_question(other_question)))
+        orders["blind"] = pipe.selector(blindfold, candidates)
     if scene.initial is not None:
         orders["agreement"] = rivals.agreement(scene, candidates)
     if scene.grounding is not None:

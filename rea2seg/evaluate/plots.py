@@ -58,7 +58,7 @@ def recall_plot(recall: Sequence[Recall]) -> Markup:
     bars = {
         f"IoU ≥ {LEVELS[0]}": (SKY, [one.at_50 for one in recall]),
         f"IoU ≥ {LEVELS[1]}": (BLUE, [one.at_75 for one in recall]),
-        "best candidate is its own alone": (ORANGE, [one.alone for one in recall if one.alone is not None]),
+        "only this search finds the best candidate": (ORANGE, [one.alone for one in recall if one.alone is not None]),
     }
     with _styled():
         figure, axes = _figure(6.6, 3.2)

@@ -8,20 +8,22 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 import rea2seg
 from rea2seg.config import Config
 from rea2seg.errors import OutputError, reason
 from rea2seg.evaluate.rows import Row
-from rea2seg.evaluate.workers import RowsOf, rows_of
+from rea2seg.evaluate.workers import Judge, rows_of
 from rea2seg.metrics import Convention
 from rea2seg.output import remove, replacing, write_json
 
+MODEL_CODE = ("torch", "transformers", "peft", "segment-anything", "sam2")
 ROWS, COMMAND, METRICS, PAGE = "per_sample.jsonl", "command.json", "metrics.json", "report.html"
 
 
@@ -72,24 +74,26 @@ class Records:
         return json.dumps(row.to_json(self.convention), ensure_ascii=False, sort_keys=True) + "\n"
 
 
-def fill(every: Sequence[Records], count: int, unit: str, make: Callable[[], RowsOf], workers: int = 1) -> list[str]:
+def fill(
+    every: Sequence[Records], count: int, unit: str, load_judge: Callable[[], Judge], workers: int = 1
+) -> list[str]:
     """Add the rows that are still missing of the first samples, with a progress bar in this unit; returns their ids.
 
-    make: what `rows_of` makes rows with; a place is that of one of these records.
+    every: one for each run, in the order in which `load_judge`'s judge counts them (see `rows_of`).
     """
     # Rows are kept in the benchmark's order, perhaps more than are wanted now.
-    wanted = [[place for place, records in enumerate(every) if index >= len(records.rows)] for index in range(count)]
-    tasks = [(index, places) for index, places in enumerate(wanted) if places]
-    missing = [place for _, places in tasks for place in places]
+    wanted = [[run for run, records in enumerate(every) if sample >= len(records.rows)] for sample in range(count)]
+    tasks = [(sample, runs) for sample, runs in enumerate(wanted) if runs]
+    missing = [run for _, runs in tasks for run in runs]
     kept = count * len(every) - len(missing)
     if kept:
         print(f"{kept} {unit}s are kept from an earlier run of the same command", file=sys.stderr)
     with (
         tqdm(total=count * len(every), initial=kept, unit=unit, disable=None) as bar,
-        closing(rows_of(tasks, make, workers)) as rows,
+        closing(rows_of(tasks, load_judge, workers)) as rows,
     ):
-        for place, row in zip(missing, rows, strict=True):
-            every[place].add(row)
+        for run, row in zip(missing, rows, strict=True):
+            every[run].add(row)
             bar.update()
     return [*every[0].rows][:count]
 
@@ -125,8 +129,9 @@ def fingerprint_of(command: dict[str, Any], config: Config, pictures: Sequence[s
 
 
 def code_stamp() -> str:
-    """The state of this package's code, and PyTorch's version."""
-    digest = hashlib.sha256(torch.__version__.encode())
+    """The state of this package's code, and the versions of those that hold the models' code."""
+    versions = [f"{name} {version(name)}" for name in MODEL_CODE if find_spec(name.replace("-", "_")) is not None]
+    digest = hashlib.sha256(" ".join(versions).encode())
     for path in sorted(Path(rea2seg.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -57,7 +57,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Row:
-    """One sample. `overlaps` has the keys that the pipeline gives a meaning to, `target_area` the truth's pixels.
+    """One sample. `overlaps` has those of `KEYS` that apply, `target_area` the truth's pixels.
 
     `orders` are the rivals' orders of the candidates' indices, best first; `groups` were scored together, `fallback` of
     them got no scores. `masks` are `initial`, `top1` and `oracle`, where there are such. `no_target` is what the

@@ -112,12 +112,12 @@ def without(config: Config, names: Sequence[str]) -> Config:
 def changed(config: Config, key: str, value: Any) -> Config:
     """The config with one argument changed, such as `searches.attention.keep`."""
     try:
-        return replace(config, seats=_changed(config.seats, key.split("."), value))
+        return replace(config, seats=_changed_at(config.seats, key.split("."), value))
     except LookupError as error:
         raise ConfigError(f"config {config.name} has no {key!r} to change: there is no {error.args[0]!r}") from error
 
 
-def _changed(node: Any, path: Sequence[str], value: Any) -> Any:
+def _changed_at(node: Any, path: Sequence[str], value: Any) -> Any:
     """The node with what lies at the end of the path exchanged; `LookupError` with the first name that is not there."""
     if not path:
         return value
@@ -125,14 +125,15 @@ def _changed(node: Any, path: Sequence[str], value: Any) -> Any:
     if isinstance(node, list):
         if not any(_is_called(item, name) for item in node):
             raise LookupError(name)
-        return [_changed(item, rest, value) if _is_called(item, name) else item for item in node]
+        return [_changed_at(item, rest, value) if _is_called(item, name) else item for item in node]
     if isinstance(node, dict) and "class_path" in node:
-        return {**node, "init_args": _changed(node.get("init_args", {}), path, value)}
+        return {**node, "init_args": _changed_at(node.get("init_args", {}), path, value)}
     if not isinstance(node, dict) or name not in node:
         raise LookupError(name)
-    return {**node, name: _changed(node[name], rest, value)}
+    return {**node, name: _changed_at(node[name], rest, value)}
 
 
-def _is_called(search: Mapping[str, Any], name: str) -> bool:
-    """Whether a search of a config is meant by `core`, or by the name of its class."""
-    return bool(search["class_path"].rsplit(".", 1)[-1] == SEARCHES.get(name, name))
+def _is_called(search: Mapping[str, Any] | str, name: str) -> bool:
+    """Whether a search of a config is meant by `core`, or by the name of its class or function."""
+    path: str = search if isinstance(search, str) else search["class_path"]
+    return path.rsplit(".", 1)[-1] == SEARCHES.get(name, name)

@@ -1,4 +1,8 @@
-"""The rows of many samples, made here or by several processes side by side."""
+"""The rows of many samples, made here or by several processes side by side.
+
+`load_judge()` runs once in every process and loads the weights. The judge that it returns makes the rows of a sample,
+one for each run that asks for it: in `evaluate` there is one run, in `ablations` one for each variant and shuffle.
+"""
 
 from __future__ import annotations
 
@@ -18,30 +22,30 @@ from rea2seg.errors import WorkerError
 from rea2seg.evaluate.rows import Row
 
 Task = tuple[int, Sequence[int]]
-"""The index of a sample, and the places of those who want a row of it."""
-RowsOf = Callable[[int, Sequence[int]], Iterable[Row]]
-"""The rows of a task, in the order of its places."""
+"""The index of a sample, and those of the runs that want a row of it."""
+Judge = Callable[[int, Sequence[int]], Iterable[Row]]
+"""The rows of a task, in the order of its runs."""
 
 
-def rows_of(tasks: Sequence[Task], make: Callable[[], RowsOf], workers: int = 1) -> Generator[Row, None, None]:
-    """The rows of all tasks in their order; to be closed by who does not take them all.
+def rows_of(tasks: Sequence[Task], load_judge: Callable[[], Judge], workers: int = 1) -> Generator[Row, None, None]:
+    """The rows of all tasks in their order. Close the generator if you stop early.
 
-    What `make` makes is made once in every process, and not at all if there are no tasks. With several workers it is
-    pickled by its name, which must not lie in a package's `__main__`; the threads of this process are shared among
-    them. Raises `WorkerError`, and what a task raises.
+    Without tasks nothing is loaded. With several workers `load_judge` is pickled by its name, which must not lie in a
+    package's `__main__`; the threads of this process are shared among them. Raises `WorkerError`, and what a task
+    raises.
     """
     if not tasks:
         return
     if workers == 1:
-        made = make()
-        for index, places in tasks:
-            yield from made(index, places)
+        judge = load_judge()
+        for sample, runs in tasks:
+            yield from judge(sample, runs)
         return
     threads = max(torch.get_num_threads() // workers, 1)
     # Not forked: threads of PyTorch that are running now would be missing there, and waited for without end.
     context = multiprocessing.get_context("spawn")
     others = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(workers, context, _start, (make, threads))
+    pool = ProcessPoolExecutor(workers, context, _start, (load_judge, threads))
     try:
         # Workers inherit it: where a terminal interrupts them all, this process alone says so and ends them.
         with _ignoring_interrupts():
@@ -70,13 +74,13 @@ def _ignoring_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-_make: Callable[[], RowsOf]
-"""In a worker: what makes that which its tasks are done with."""
+_load_judge: Callable[[], Judge]
+"""In a worker: what loads its judge."""
 
 
-def _start(make: Callable[[], RowsOf], threads: int) -> None:
-    global _make
-    _make = make
+def _start(load_judge: Callable[[], Judge], threads: int) -> None:
+    global _load_judge
+    _load_judge = load_judge
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -90,9 +94,9 @@ def _end_with_parent() -> None:
 
 
 @cache
-def _made() -> RowsOf:
-    return _make()
+def _judge() -> Judge:
+    return _load_judge()
 
 
 def _work(task: Task) -> list[Row]:
-    return list(_made()(*task))
+    return list(_judge()(*task))

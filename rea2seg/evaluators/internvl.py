@@ -208,9 +208,10 @@ class InternVL:
     def _read(self, query: Query) -> DynamicCache:
         """The cache of the prefix. The features of the last image are kept, for its other questions."""
         last = self._last_image
-        if last is None or last[0] is not query.image:
+        # By its pixels: a caller may write the next frame of a video into the same tensor.
+        if last is None or not torch.equal(last[0], query.image):
             pixels = tiled_pixels(query.image, self.image_side, self.image_tiles)
-            last = self._last_image = query.image, self._features(pixels)
+            last = self._last_image = query.image.clone(), self._features(pixels)
         ids = prefix_ids(self.tokenizer, self.template, query.text, len(last[1]) * self.image_tokens)
         return self.model(
             input_ids=torch.tensor([ids], device=self.model.device),

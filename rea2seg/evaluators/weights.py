@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from torch import OutOfMemoryError, Tensor
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rea2seg.checkpoints.internvl import InternVLPlan, internvl_plan
@@ -70,9 +70,9 @@ def with_fresh_adapter(model: Any, adapter: Path) -> tuple[PeftModel, dict[str, 
             adapted = PeftModel(model, config)
             # Left to itself, PEFT would look for the model of the training, in its old place and then on the net.
             own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    except OutOfMemoryError:  # a RuntimeError too, but no fault of the adapter
-        raise
     except UNREADABLE as error:
+        if is_out_of_memory(error):  # no fault of the adapter
+            raise
         told = f"{adapter} cannot be loaded as an adapter ({reason(error)})"
         raise CheckpointError(f"{told}: name one that was trained on this model") from error
     check_fit(own, adapter, stored)

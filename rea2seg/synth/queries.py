@@ -53,7 +53,7 @@ COMPONENTS: dict[Entry, Component] = {
     ("multi-step", "common sense"): common_sense,
     ("attribute", "attribute"): described,
 }
-"""What asks for (category, component)."""
+"""The function that proposes questions of each (category, component)."""
 NO_TARGET: dict[Entry, Component] = {
     ("spatial", "relation"): relation,
     ("geometric", "shared attributes"): shared_attribute,
@@ -69,10 +69,8 @@ THEME_OF: dict[Entry, Theme] = {
     ("multi-step", "visual detail"): "marks",
     ("multi-step", "written letters"): "letters",
 }
-"""The worlds that some components need; a dataset asks the others in plain worlds, training in any."""
+"""The worlds that some components need. The others are asked in plain worlds by the dataset, in any by training."""
 CATEGORIES = tuple(dict.fromkeys(category for category, _ in COMPONENTS))
-RELATIONAL = ("geometric", "spatial", "multi-step")
-"""The categories whose targets cannot be named by what they look like themselves."""
 GRANULARITIES: tuple[Granularity, ...] = ("object", "group", "object", "part", "object")
 """One turn of granularities: 60% objects, 20% groups, 20% parts."""
 

@@ -39,6 +39,13 @@ def test_the_blind_evaluator_judges_the_same_groups_with_another_question():
     assert pipe.selector.evaluator.asked == ["the red box", "the blue box"]
 
 
+def test_where_nothing_else_is_asked_nobody_is_blind():
+    row = judge(pipeline(), sample(0), None, LISA)
+    assert "blind" not in row.overlaps
+    assert "blind" not in row.orders
+    assert {"top1", "random"} <= row.overlaps.keys()
+
+
 def test_best_of_three_is_chosen_among_the_first_three_alone():
     class Worst(PaintEvaluator):
         def score(self, query, groups):
@@ -46,7 +53,7 @@ def test_best_of_three_is_chosen_among_the_first_three_alone():
 
     pipe, one = replace(pipeline(), selector=ByEvaluator(Worst())), sample(0)
     row = judge(pipe, one, "the blue box", LISA)
-    ranking = pipe.compare(pipe.scenes(Query(one.image, one.query, one.id)))
+    ranking = pipe.answer(pipe.scenes(Query(one.image, one.query, one.id)))
     first = [float((c.mask & one.truth).sum() / (c.mask | one.truth).sum()) for c in ranking.top(3)]
     ious = {key: overlap.intersection / overlap.union for key, overlap in row.overlaps.items()}
     assert ious["top1"] == pytest.approx(first[0])
@@ -94,7 +101,7 @@ def test_a_row_survives_being_written():
 def test_every_candidate_is_kept_in_the_order_of_the_ranking_with_its_worth():
     one = sample(0)
     row = judge(pipeline(), one, "the blue box", LISA)
-    ranking = pipeline().compare(pipeline().scenes(Query(one.image, one.query, one.id)))
+    ranking = pipeline().answer(pipeline().scenes(Query(one.image, one.query, one.id)))
     assert [found.index for found in row.ranking] == list(ranking.indices)
     for found, (candidate, score) in zip(row.ranking, ranking, strict=True):
         shared, either = (candidate.mask & one.truth).sum(), (candidate.mask | one.truth).sum()

@@ -245,6 +245,15 @@ def test_the_image_is_encoded_once_for_its_questions(
     assert_same(judge.score(QUERY, [group(2)])[0], first[0])
 
 
+def test_the_next_frame_in_the_same_tensor_is_another_image(model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    judge, frame = evaluator(model, tokenizer), IMAGE.clone()
+    judge.score(Query(frame, QUERY.text, QUERY.id), [group(2)])
+    frame.copy_(255 - IMAGE)
+    told = judge.score(Query(frame, QUERY.text, QUERY.id), [group(2)])
+    fresh = evaluator(model, tokenizer).score(Query(255 - IMAGE, QUERY.text, QUERY.id), [group(2)])
+    assert_same(told[0], fresh[0])
+
+
 def test_another_thread_s_image_is_not_taken_for_one_s_own(
     model: Any, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:

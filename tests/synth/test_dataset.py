@@ -149,6 +149,10 @@ GOOD = {"id": "a", "image": "images/val-00000.png", "query": "the star", "segmen
         ("[]", "a sample is a JSON object"),
         ({"id": 3}, "'id' must be a text"),
         ({"query": ""}, "'query' must be a text"),
+        ({"query": "   "}, "line 2: the question is empty"),
+        ({"query": "why " * 600}, "line 2: the question has 2,399 characters, more than the limit"),
+        ({"image": "images/none.png"}, "line 2: the image .* does not exist"),
+        ({"image": "images"}, "line 2: the image .* is not a file"),
         ({"segmentation": ...}, "'segmentation' is missing"),
         ({"image": "../secret.png"}, "inside the dataset"),
         ({"image": "/etc/passwd"}, "inside the dataset"),
@@ -164,6 +168,8 @@ def test_a_bad_record_is_named(change: str | dict[str, object], message: str, tm
     line = change
     if isinstance(change, dict):
         line = json.dumps({key: value for key, value in {**GOOD, **change}.items() if value is not ...})
+    (tmp_path / "images").mkdir()
+    (tmp_path / GOOD["image"]).touch()
     (tmp_path / "samples.jsonl").write_text(f"\n{line}\n")
     with pytest.raises(InputError, match=message):
         NativeDataset(tmp_path, "val")
@@ -172,15 +178,12 @@ def test_a_bad_record_is_named(change: str | dict[str, object], message: str, tm
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": "images/none.png"}, "line 1: image .* does not exist"),
         ({"segmentation": {"size": [2, 2], "counts": "04"}}, "does not fit the image"),
         ({"segmentation": 7}, "does not fit the image"),
         ({"segmentation": {"size": [256, 256], "counts": "1"}}, "line 1: a mask's run lengths"),
     ],
 )
-def test_bad_masks_and_images_are_named_when_they_are_read(
-    change: dict[str, object], message: str, tmp_path: Path
-) -> None:
+def test_bad_masks_are_named_when_they_are_read(change: dict[str, object], message: str, tmp_path: Path) -> None:
     sample = SgdrSynth("val").sample(0)
     write_native([sample], tmp_path)
     if isinstance(change.get("segmentation"), dict) and change["segmentation"]["size"] == [256, 256]:  # type: ignore[index]
@@ -190,7 +193,15 @@ def test_bad_masks_and_images_are_named_when_they_are_read(
         NativeDataset(tmp_path)[0]
 
 
+def test_a_damaged_image_is_named_when_it_is_read(tmp_path: Path) -> None:
+    write_native([SgdrSynth("val").sample(0)], tmp_path)
+    (tmp_path / GOOD["image"]).write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"line 1: image .* is not a picture"):
+        NativeDataset(tmp_path)[0]
+
+
 def test_an_id_is_used_once(tmp_path: Path) -> None:
+    write_native([SgdrSynth("val").sample(0)], tmp_path)
     (tmp_path / "samples.jsonl").write_text(f"{json.dumps(GOOD)}\n{json.dumps(GOOD)}\n")
     with pytest.raises(InputError, match="line 2: the id 'a' is used twice"):
         NativeDataset(tmp_path)

@@ -14,11 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rea2seg.synth.queries import COMPONENTS, RELATIONAL, THEME_OF, Question, propose
+from rea2seg.synth.queries import COMPONENTS, THEME_OF, Question, propose
 from rea2seg.synth.render import look, render, sample_world
 from rea2seg.synth.vocabulary import CAMOUFLAGED, COLOURS, KINDS, MARKS, SIZES, TEXTURES
 from rea2seg.synth.worlds import Thing, World
 
+RELATIONAL = ("geometric", "spatial", "multi-step")
+"""The categories whose targets cannot be named by what they look like themselves."""
 WORLDS = 120
 MANY_WORLDS = 500
 WORDS = 400

@@ -109,13 +109,13 @@ def tiny(name: str, steps: int, **overrides: Any) -> dict[str, Any]:
     return config
 
 
-def train(name: str, steps: int, *arguments: str, **overrides: Any) -> None:
+def train(name: str, steps: int, *arguments: str, subcommand: str = "fit", **overrides: Any) -> None:
     """Run a stage in the current folder, as its command line does."""
     file = Path(f"{name}.yaml")
     file.write_text(yaml.safe_dump(_plain(tiny(name, steps, **overrides))))
     configs = [*(CONFIGS / f"{one}.yaml" for one in (BASES.get(name), name) if one), file]
     options = [word for config in configs for word in ("--config", str(config))]
-    with mock.patch.object(sys, "argv", ["training", "fit", *options, *arguments]):
+    with mock.patch.object(sys, "argv", ["training", subcommand, *options, *arguments]):
         TINY[name][0]()
 
 

@@ -1,5 +1,7 @@
 """Training shows the evaluator exactly what inference shows it, and labels exactly what it is to say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -126,13 +128,23 @@ def test_a_misread_reply_stands_where_the_right_one_is_said(tokenizer, task):
         drawer_of(tokenizer, task, misread=m).batch(np.random.default_rng(3), 2, "train") for m in (1.0, 0.0)
     )
     digit, word = (labels.roll(1, 1) != IGNORED for labels in (right.digits, right.words))  # said one place before
-    assert_close(batch.digits, right.digits)
+    passed = right.digits != batch.digits  # the decimals of a 1.00 that is read below one
+    assert (right.digits[passed] == tokenizer.encode("0", add_special_tokens=False)[0]).all()
     assert_close(batch.packed.ids[~digit & ~word], right.packed.ids[~digit & ~word])
     assert (batch.packed.ids[digit] != right.packed.ids[digit]).float().mean() > 0.3
     assert_close(right.packed.ids[digit], right.digits[right.digits != IGNORED])
     falsified = word & (batch.packed.ids != right.packed.ids)
     assert falsified.any() == (task == "reason")
     assert_close(batch.words, torch.where(falsified.roll(-1, 1), IGNORED, right.words))
+
+
+def test_a_perfect_mask_read_below_one_is_labelled_as_near_one_as_can_be(tokenizer):
+    drawer = drawer_of(tokenizer, "score")
+    example = example_with("", "cup b3", "cup b3", "cup b3", scores=[1.0, 1.0, 0.87])
+    block = drawer.block("score", example, replace(example, scores=[0.52, 1.0, 1.0]))
+    words, digits = (torch.full((len(block.ids),), IGNORED) for _ in range(2))
+    drawer.label(words, digits, 0, block)
+    assert tokenizer.decode(digits[digits != IGNORED]) == "199" + "100" + "087"
 
 
 @pytest.mark.parametrize(("task", "misread"), [("score", 100), ("reason", 100), ("explain", 0), ("describe", 0)])

@@ -187,6 +187,24 @@ def test_a_folder_without_stages_ships_nothing_and_says_so(tmp_path, capsys):
     assert not (tmp_path / "shipped").exists()
 
 
+def test_a_stage_that_is_only_validated_exports_nothing(work, tmp_path, monkeypatch):
+    shutil.copytree(work.parent, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    weights = Path("runs/mini/segmenter/weights/model.safetensors")
+    before = weights.read_bytes()
+    train("segmenter", 2, subcommand="validate")
+    train("segmenter", 2, "--ckpt_path", "runs/mini/segmenter/checkpoints/last.ckpt", subcommand="validate")
+    assert weights.read_bytes() == before
+
+
+def test_a_checkpoint_that_began_with_other_weights_is_not_gone_on_with(work, tmp_path, monkeypatch):
+    shutil.copytree(work.parent, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    shutil.copy("runs/mini/shipped/segmenter/model.safetensors", "runs/mini/segmenter/weights/model.safetensors")
+    with pytest.raises(ConfigError, match=r"began with other weights than now lie in .*segmenter/weights: leave out"):
+        train("generator", 3, "--ckpt_path", "last")
+
+
 def test_what_a_stage_refuses_is_said_in_one_line(monkeypatch, capsys):
     def refuse(*_):
         raise ConfigError("an adapter\ngoes on from `weights`")
