@@ -7,9 +7,10 @@ Stage 1: scores of drawn masks and of the generator's candidates, without and wi
 and questions answered in words. Stage 2: the candidates alone, as a LoRA adapter on the language layers (the paper
 trains both stages with LoRA of rank 128 on InternVL3-8B). Departures, mini only: stage 1 trains all of the language
 model, because nothing here comes trained, from that of the generator on, which already knows the questions;
-`training.guidance` adds eight losses that lead it from the asked region to the masks; the digits of the scores have a
-loss of their own, so that they are not drowned by the words; most groups are read with a wrong reply so far (`misread`
-of the data), because at inference it is the evaluator's own.
+`training.guidance` adds eight losses that lead it from the asked region to the masks; the digits of the scores and the
+words for IoUs have losses of their own, so that other words do not drown them, and so has the choice among the masks
+that the scores make (`training.scores`); most groups are read with a wrong reply so far (`misread` of the data),
+because at inference it is the evaluator's own.
 """
 
 from collections.abc import Mapping
@@ -40,6 +41,7 @@ from training.mini import load_tokenizer, save_internvl
 from training.optim import Schedule
 from training.packing import BlockAttention
 from training.pictures import IMAGENET, SHOWN, captioned, judged, plain, restored
+from training.scores import WrittenScores
 from training.stage import Stage, run
 from training.take_over import take_over_language
 
@@ -88,7 +90,9 @@ class EvaluatorStage(Stage):
 
     LOSS: ClassVar[Mapping[str, float]] = {
         "words": 1.0,
+        "verdicts": 0.5,
         "digits": 1.0,
+        "choice": 0.5,
         "looking": 0.5,
         "mention": 0.5,
         "attention": 0.5,
@@ -98,7 +102,7 @@ class EvaluatorStage(Stage):
         "reading": 0.5,
         "quoting": 0.5,
     }
-    """The two of the replies, then the eight of `training.guidance`. Ours."""
+    """The four of the replies, then the eight of `training.guidance`. Ours."""
 
     def __init__(
         self,
@@ -117,6 +121,7 @@ class EvaluatorStage(Stage):
         if rank and not frozen_tower:
             raise ConfigError("an adapter is one of the language layers: with a `rank` the tower stays frozen")
         self.model, self.tokenizer = load_internvl(Path(weights))
+        self.digits = ScoreGrammar.of(self.tokenizer).digits
         if rank:
             self.model = get_peft_model(
                 self.model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LANGUAGE_LAYERS)
@@ -173,22 +178,31 @@ class EvaluatorStage(Stage):
             )
 
     def losses(self, batch: JudgementBatch) -> dict[str, Tensor]:
-        """Cross-entropy of the words and of the digits, how often the likeliest token is right, and the guidance."""
+        """Cross-entropy of the words, of those for IoUs and of the digits, how often the likeliest token is right, the
+        choice among the masks, and the guidance."""
         of_image, of_masks = self.slots(batch.packed.ids, batch.inside.shape[1])
         watch = nullcontext() if self.guidance is None else self.guidance.watch(batch, of_masks)
         embedded = self.see(batch, of_image, of_masks)
         with watch as watched:
             read = self.read(batch, embedded)
         parts: dict[str, Tensor] = {}
-        for name, labels in (("words", batch.words), ("digits", batch.digits)):
-            counted = labels != IGNORED
+        verdicts = batch.verdicts.roll(-1, 1)  # where they are foretold
+        for name, places in (("words", ~verdicts), ("verdicts", verdicts)):
+            counted = places & (batch.words != IGNORED)
             if counted.any():
-                logits = self.base.lm_head(read.last_hidden_state[counted]).float()
-                parts[name] = functional.cross_entropy(logits, labels[counted])
-                parts[f"accuracy/{name}"] = (logits.argmax(-1) == labels[counted]).float().mean()
+                logits, labels = self.foretold(read, counted), batch.words[counted]
+                parts[name] = functional.cross_entropy(logits, labels)
+                parts[f"accuracy/{name}"] = (logits.argmax(-1) == labels).float().mean()
+        if len(batch.judges):
+            parts |= WrittenScores.of(batch, self.foretold(read, batch.digits != IGNORED), self.digits).losses()
         if self.guidance is None or watched is None:
             return parts
         return parts | self.guidance.losses(batch, read.hidden_states, watched, of_image[0], of_masks)
+
+    def foretold(self, read: BaseModelOutputWithPast, places: Bool[Tensor, "b length"]) -> Float[Tensor, "n vocab"]:
+        """The logits of the tokens after some places."""
+        logits: Tensor = self.base.lm_head(read.last_hidden_state[places]).float()
+        return logits
 
     def pictures(self, batch: JudgementBatch) -> list[Image.Image]:
         """Of the first pictures the first question about scores: each mask with the IoU told | the true one.
@@ -197,7 +211,7 @@ class EvaluatorStage(Stage):
         """
         if not len(batch.judges):
             return []
-        packed, digits = batch.packed, list(ScoreGrammar.of(self.tokenizer).digits)
+        packed, digits = batch.packed, list(self.digits)
         embedded = self.see(batch, *self.slots(packed.ids, batch.inside.shape[1]))
         hidden = self.read(batch, embedded).last_hidden_state
         pictures, question = [], 0

@@ -28,7 +28,7 @@ from training.batches import Movable
 from training.examples import Example, Source
 from training.misreading import misread
 from training.packing import Packed, pack, starts
-from training.regions import coverage, shown_masks, tokens_inside, tokens_under
+from training.regions import connected, coverage, shown_masks, tokens_inside, tokens_under
 
 Task = Literal["point", "explain", "describe", "score", "reason"]
 WITHOUT_MASKS = ("point", "explain")
@@ -41,13 +41,14 @@ IGNORED = -100
 class JudgementBatch(Movable):
     """Packed blocks; `words` and `digits` are the next-token labels of a reply's text and of its numbers' digits.
 
-    `question_ends` marks the token that ends each of n questions (the template's `asked`), `inside` the image tokens
-    inside what each asks for. `mention_ends` marks where the words of each question's `Mention` end (its first word if
-    there are none), `mentioned` the image tokens inside the things of it. `under` are the image tokens under what every
-    mask token shows of its mask. `verdicts` marks the word for the IoU of each mask in `reason`, and nothing elsewhere.
-    `judges` says which question each of the scored masks belongs to, `shares` how far the asked region, and then mask
-    and region together, cover the 4 x 4 squares of its tokens. For `describe`, the ends mark nothing, and `inside`,
-    `mentioned`, `judges` and `shares` have no rows; for tasks without masks, `under`, `judges` and `shares` have none.
+    `question_ends` marks the token that ends each of n questions (the template's `asked`). `members` are the image
+    tokens inside what each asks for: 1 on its first connected part, 2 on the next, as groups have, and 0 outside.
+    `mention_ends` marks where the words of each question's `Mention` end (its first word if there are none),
+    `mentioned` the image tokens inside the things of it. `under` are the image tokens under what every mask token shows
+    of its mask. `verdicts` marks the word for the IoU of each mask in `reason`, and nothing elsewhere. `judges` says
+    which question each of the scored masks belongs to, `shares` how far the asked region, and then mask and region
+    together, cover the 4 x 4 squares of its tokens. For `describe`, the ends mark nothing, and `members`, `mentioned`,
+    `judges` and `shares` have no rows; for tasks without masks, `under`, `judges` and `shares` have none.
     """
 
     pixels: Float[Tensor, "b 3 side side"]
@@ -56,13 +57,18 @@ class JudgementBatch(Movable):
     words: Int[Tensor, "b length"]
     digits: Int[Tensor, "b length"]
     question_ends: Bool[Tensor, "b length"]
-    inside: Bool[Tensor, "n tokens"]
+    members: Int[Tensor, "n tokens"]
     mention_ends: Bool[Tensor, "b length"]
     mentioned: Bool[Tensor, "n tokens"]
     under: Bool[Tensor, "m mask_tokens tokens"]
     verdicts: Bool[Tensor, "b length"]
     judges: Int[Tensor, " scored"]
     shares: Float[Tensor, "scored mask_tokens both"]
+
+    @property
+    def inside(self) -> Bool[Tensor, "n tokens"]:
+        """The image tokens inside what each question asks for."""
+        return self.members > 0
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -163,7 +169,7 @@ class JudgementDrawer:
         )
 
     def regions(self, every: Sequence[Example]) -> dict[str, Tensor]:
-        """`inside`, `mentioned`, `judges` and `shares` of a batch with these questions, in their order."""
+        """`members`, `mentioned`, `judges` and `shares` of a batch with these questions, in their order."""
         image_grid, mask_grid = self.grids
         inside = tokens_inside(coverage([example.truth for example in every], image_grid).mean(-1))
         mentioned = tokens_inside(coverage([example.mentioned for example in every], image_grid).mean(-1))
@@ -172,7 +178,7 @@ class JudgementDrawer:
         both = coverage([mask & example.truth for example in every for mask in example.masks], mask_grid)
         judges = torch.arange(len(every)).repeat_interleave(judged)
         shares = torch.cat([truths, both], dim=-1)
-        return {"inside": inside, "mentioned": mentioned, "judges": judges, "shares": shares}
+        return {"members": connected(inside), "mentioned": mentioned, "judges": judges, "shares": shares}
 
     def read(self, rng: np.random.Generator, task: Task, example: Example) -> Example:
         """The example whose reply the model reads."""
@@ -208,8 +214,9 @@ class JudgementDrawer:
     def label(self, words: Int[Tensor, " length"], digits: Int[Tensor, " length"], start: int, block: Block) -> None:
         """Write the labels of a block that starts there: position t predicts token t + 1."""
         scored = self.scored(block)
-        for at in range(block.reply, len(block.ids)):
-            if at not in scored and block.ids[at] == block.right[at]:
+        # Between the digits the grammar leaves no choice.
+        for at in range(block.reply, scored[0] if scored else len(block.ids)):
+            if block.ids[at] == block.right[at]:
                 words[start + at - 1] = block.right[at]
         zero, one, *_, nine = self.grammar.digits
         for whole, *decimals in zip(scored[::3], scored[1::3], scored[2::3], strict=True):

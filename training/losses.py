@@ -6,7 +6,7 @@ supervised at full resolution (area-downsampled targets would lose them).
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -89,6 +89,19 @@ def mass_inside(weights: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"]) -> F
     share = (weights * inside).sum(-1) / weights.sum(-1).clamp(min=1e-6)
     counted = inside.any(-1)
     return -(share.clamp(min=1e-6).log() * counted).sum() / counted.sum().clamp(min=1)
+
+
+def mass_in_each(weights: Float[Tensor, "n t"], members: Int[Tensor, "n t"]) -> Float[Tensor, ""]:
+    """`mass_inside` where a target has several members, so that none of a group is left out: 0 if each has its share.
+
+    `members` numbers the members of each row from 1 on; what is outside has 0. For a single one both are the same.
+    """
+    count, numbers = members.amax(-1, keepdim=True), torch.arange(int(members.max()) + 1, device=members.device)
+    mass = torch.zeros(len(members), len(numbers), device=weights.device).scatter_add(1, members, weights.float())
+    share = count * mass / weights.sum(-1, keepdim=True).clamp(min=1e-6)
+    there = (numbers > 0) & (numbers <= count)
+    of_rows = -(share.clamp(min=1e-6).log() * there).sum(-1) / count[:, 0].clamp(min=1)
+    return of_rows.sum() / (count > 0).sum().clamp(min=1)
 
 
 def hits(weights: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"]) -> Float[Tensor, ""]:

@@ -1,10 +1,11 @@
 """Masks to be judged, drawn without a segmenter: the truth, what could be taken for it, and damaged forms of both."""
 
 from collections.abc import Sequence
+from math import isqrt
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from scipy import ndimage
 from torch import Tensor
@@ -119,6 +120,13 @@ def coverage(masks: Sequence[AnyMask], grid: int) -> Float[Tensor, "m tokens fin
 def tokens_inside(share: Float[Tensor, "*n tokens"]) -> Bool[Tensor, "*n tokens"]:
     """The tokens that lie inside a target which covers these shares of them: at least half as much as the fullest."""
     return (share >= 0.5 * share.amax(-1, keepdim=True)) & (share > 0)
+
+
+def connected(inside: Bool[Tensor, "n tokens"]) -> Int[Tensor, "n tokens"]:
+    """Numbers the connected parts, corners included, of what lies inside on square grids: from 1 on, 0 outside."""
+    grids = inside.view(-1, isqrt(inside.shape[1]), isqrt(inside.shape[1])).numpy()
+    parts = [ndimage.label(grid, structure=np.ones((3, 3)))[0] for grid in grids]
+    return torch.from_numpy(np.array(parts, np.int64).reshape(inside.shape))
 
 
 def tokens_under(masks: Sequence[AnyMask], image_grid: int, mask_grid: int) -> Bool[Tensor, "m mask_tokens tokens"]:

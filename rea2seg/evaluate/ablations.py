@@ -101,10 +101,11 @@ def _configs(config: Config, table: Table, options: argparse.Namespace) -> tuple
 def _shuffles(config: Config, count: int) -> Iterator[Config]:
     """The config with its own seed of the shuffle, and with those that follow if its selector has one."""
     selector = config.seats["selector"]
-    seed = selector.get("init_args", {}).get("seed") if isinstance(selector, dict) else None  # else a function
+    # A function has no arguments, and so no seed.
+    seed: int | None = selector.get("init_args", {}).get("seed") if isinstance(selector, dict) else None
     yield config
-    for step in range(1, 1 if seed is None else count):
-        yield changed(config, "selector.seed", seed + step)
+    for other in [] if seed is None else range(seed + 1, seed + count):
+        yield changed(config, "selector.seed", other)
 
 
 def _trials(

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from rea2seg.checkpoints.internvl import InternVLPlan, internvl_plan
 from rea2seg.checkpoints.stored import KeyMap, stored_tensors
 from rea2seg.checkpoints.strict import UNFIT, UNREADABLE, check_fit, quiet, read_json
-from rea2seg.devices import ON_CPU, Placement
+from rea2seg.devices import ON_CPU, Placement, is_out_of_memory
 from rea2seg.errors import CheckpointError, reason
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -45,7 +45,8 @@ def enumerated(words: Sequence[str]) -> str:
 def describe_mask(mask: Bool[np.ndarray, "h w"], rendering: Rendering, world: World) -> str:
     """What a mask mainly covers: `star b3`, `handle of cup b3`, `cup b3 and star e7` or `background`.
 
-    A thing or part counts where more than half of its visible pixels are covered. `world` is the world as it is seen.
+    A thing or part counts where more than half of its visible pixels are covered. Cells come in order, so that there is
+    one right way to say it. `world` is the world as it is seen.
     """
     codes = (rendering.instance_ids.astype(np.int64) * 3 + rendering.part_ids)[mask]
     covered = np.bincount(codes, minlength=3 * (len(world.things) + 1)).reshape(-1, 3)
@@ -58,6 +59,7 @@ def describe_mask(mask: Bool[np.ndarray, "h w"], rendering: Rendering, world: Wo
             found += [place] * first
         else:
             found.append(f"{PARTS[thing.kind][int(second)]} of {place}")
+    found.sort(key=lambda words: words.split()[::-1])
     if not found or 2 * covered[0, 0] > len(codes):
         found.append("background")
     return enumerated(found)

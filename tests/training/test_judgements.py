@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from rea2seg.errors import ConfigError
 from rea2seg.evaluators.internvl import InternVL, image_pixels, mask_pixels
 from rea2seg.evaluators.prompts import SHORT, prefix_ids, suffix_ids
-from rea2seg.evaluators.replies import format_scores, reply_ids
+from rea2seg.evaluators.replies import ScoreGrammar, format_scores, reply_ids
 from rea2seg.structures import Candidate, Query
 from rea2seg.synth.descriptions import IOU_WORDS, describe_iou
 from tests.training.conftest import evaluator_stage
@@ -82,7 +82,13 @@ def test_a_block_is_what_inference_feeds_and_its_labels_are_the_reply(tokenizer,
             own = batch.packed.owner[row] == block
             labels = torch.where(batch.words[row] != IGNORED, batch.words[row], batch.digits[row])[own].tolist()
             start = int(own.sum()) - len(reply)
-            assert labels == ([IGNORED] * (start - 1) + reply + [IGNORED])[: len(labels)]
+            said = reply
+            if task in ("score", "reason"):
+                # Between the digits there is nothing to choose.
+                scores = len(reply_ids(tokenizer, SHORT, example.scores)) - len(ScoreGrammar.of(tokenizer).opening)
+                digits = ScoreGrammar.of(tokenizer).digits
+                said = [*reply[:-scores], *(id if id in digits else IGNORED for id in reply[-scores:])]
+            assert labels == ([IGNORED] * (start - 1) + said + [IGNORED])[: len(labels)]
 
 
 @pytest.mark.parametrize("task", TASKS)

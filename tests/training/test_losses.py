@@ -16,6 +16,7 @@ from training.losses import (
     mask_bce,
     mask_dice,
     mask_focal,
+    mass_in_each,
     mass_inside,
     pointing,
 )
@@ -59,6 +60,16 @@ def test_mass_inside_is_a_share_of_the_image_tokens_alone():
     inside = torch.tensor([[False, True, False], [False, False, False]])
     assert_close(mass_inside(weights, inside), torch.tensor(math.log(2)))
     assert mass_inside(weights, torch.zeros_like(inside)) == 0
+
+
+def test_mass_in_each_wants_every_member_and_for_one_is_the_mass_inside():
+    weights = torch.tensor([[0.4, 0.4, 0.1, 0.1], [0.8, 0.0, 0.1, 0.1], [0.2, 0.2, 0.3, 0.3]])
+    members = torch.tensor([[1, 2, 0, 0], [1, 2, 0, 0], [0, 0, 0, 0]])
+    assert_close(mass_in_each(weights[:1], members[:1]), torch.tensor(-math.log(0.8)))
+    assert mass_in_each(weights[:2], members[:2]) > mass_inside(weights[:2], members[:2] > 0) + 1
+    one = torch.tensor([[1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]])
+    assert_close(mass_in_each(weights, one), mass_inside(weights, one > 0))
+    assert mass_in_each(weights, members.clamp(max=0)) == 0
 
 
 def test_hits_are_counted_where_something_could_be_hit():

@@ -7,6 +7,7 @@ from rea2seg.masks import iou
 from rea2seg.synth.queries import CATEGORIES
 from training.regions import (
     blob,
+    connected,
     coverage,
     damaged,
     draw_masks,
@@ -111,3 +112,11 @@ def test_every_token_of_a_mask_finds_the_image_tokens_under_its_part():
     assert (uneven.sum(0) == 1).all()  # Every image token lies under one token of a full mask.
     assert uneven.any(1).all()
     assert tokens_under([], 4, 2).shape == (0, 4, 16)
+
+
+def test_connected_parts_are_numbered_and_corners_connect():
+    inside = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1]]).bool().flatten()
+    parts = connected(torch.stack([inside, torch.zeros_like(inside)]))
+    assert parts[0].view(4, 4).tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 2], [0, 0, 0, 2]]
+    assert not parts[1].any()
+    assert connected(inside[None][:0]).shape == (0, 16)
