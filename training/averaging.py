@@ -39,6 +39,8 @@ class AveragedWeights(WeightAveraging):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """The weights go on from where they were; a run that has no step left exports the mean again."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return  # The weights that a checkpoint holds are the mean.
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        if trainer.state.fn == TrainerFn.FITTING and 0 < trainer.max_steps <= checkpoint["global_step"]:
+        if 0 < trainer.max_steps <= checkpoint["global_step"]:
             self.on_train_end(trainer, pl_module)
