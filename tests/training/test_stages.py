@@ -187,6 +187,7 @@ def test_a_folder_without_stages_ships_nothing_and_says_so(tmp_path, capsys):
     assert not (tmp_path / "shipped").exists()
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # of the copied folder
 def test_a_stage_that_is_only_validated_exports_nothing(work, tmp_path, monkeypatch):
     shutil.copytree(work.parent, tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
