@@ -85,8 +85,8 @@ def load_config(
 
     weights: a folder that replaces the config's own root of `weights://`. device: replaces every `device`, except that
     `auto` replaces `auto` alone, by the machine's own. seed: replaces every `seed`. An argument with the name of a seat
-    replaces that seat. Any other, such as `reasoning`, replaces every argument of that name. Raises `ConfigError`, if
-    there is none too.
+    replaces that seat. Any other, such as `reasoning`, replaces every argument of that name. Raises `ConfigError`, also
+    where nothing takes such an argument.
     """
     name, raw = _read(source)
     raw |= {seat: given.pop(seat) for seat in SEATS if seat in given}

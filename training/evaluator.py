@@ -75,9 +75,9 @@ class Judgements(Stream):
 
 
 def as_scores(digits: Int[Tensor, " n"]) -> list[float]:
-    """Numbers of three digits, one before the point."""
+    """Numbers of three digits, one before the point; at most 1, after which decimals mean nothing."""
     whole, tenths, hundredths = digits.view(-1, 3).T.tolist()
-    return [a + b / 10 + c / 100 for a, b, c in zip(whole, tenths, hundredths, strict=True)]
+    return [min(a + b / 10 + c / 100, 1.0) for a, b, c in zip(whole, tenths, hundredths, strict=True)]
 
 
 class EvaluatorStage(Stage):

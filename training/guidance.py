@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rea2seg.errors import ConfigError
 from rea2seg.generator.attention import Rows, probe
 from training.judgements import IGNORED, JudgementBatch
-from training.losses import TEMPERATURE, contrastive, cosines, directions, hits, mass_in_each, mass_inside
+from training.losses import contrast, contrastive, cosines, directions, hits, mass_in_each, mass_inside
 from training.regions import FINE, tokens_inside
 
 MATCH_WIDTH = 64
@@ -116,7 +116,7 @@ class Guidance(nn.Module):
         after = hidden[self.layers.match_after]
         states, rows = self.of_question(after[batch.question_ends]), torch.nonzero(batch.question_ends)[:, 0]
         similarity = cosines(states, self.of_region(after[:, of_image])[rows])
-        parts["pointing"] = mass_in_each((similarity / TEMPERATURE).softmax(-1), batch.members)
+        parts["pointing"] = mass_in_each(contrast(similarity), batch.members)
         parts["accuracy/pointing"] = hits(similarity, batch.inside)
         if len(batch.judges):
             parts["matching"] = matching(batch, states, self.of_region(after[of_masks]))

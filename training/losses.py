@@ -81,14 +81,18 @@ def directions(vectors: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
 
 def contrastive(similarity: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"]) -> Float[Tensor, ""]:
     """-log of the softmax mass inside, over all t."""
-    return mass_inside((similarity / TEMPERATURE).softmax(-1), inside)
+    return mass_inside(contrast(similarity), inside)
+
+
+def contrast(similarity: Float[Tensor, "n t"]) -> Float[Tensor, "n t"]:
+    """Similarities as shares of one."""
+    return (similarity / TEMPERATURE).softmax(-1)
 
 
 def mass_inside(weights: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"]) -> Float[Tensor, ""]:
     """-log of the share of the weights that lies inside the target, mean over rows with a token inside; 0 without."""
     share = (weights * inside).sum(-1) / weights.sum(-1).clamp(min=1e-6)
-    counted = inside.any(-1)
-    return -(share.clamp(min=1e-6).log() * counted).sum() / counted.sum().clamp(min=1)
+    return _surprise(share[:, None], inside.any(-1, keepdim=True))
 
 
 def mass_in_each(weights: Float[Tensor, "n t"], members: Int[Tensor, "n t"]) -> Float[Tensor, ""]:
@@ -99,9 +103,13 @@ def mass_in_each(weights: Float[Tensor, "n t"], members: Int[Tensor, "n t"]) -> 
     count, numbers = members.amax(-1, keepdim=True), torch.arange(int(members.max()) + 1, device=members.device)
     mass = torch.zeros(len(members), len(numbers), device=weights.device).scatter_add(1, members, weights.float())
     share = count * mass / weights.sum(-1, keepdim=True).clamp(min=1e-6)
-    there = (numbers > 0) & (numbers <= count)
-    of_rows = -(share.clamp(min=1e-6).log() * there).sum(-1) / count[:, 0].clamp(min=1)
-    return of_rows.sum() / (count > 0).sum().clamp(min=1)
+    return _surprise(share, (numbers > 0) & (numbers <= count))
+
+
+def _surprise(share: Float[Tensor, "n m"], there: Bool[Tensor, "n m"]) -> Float[Tensor, ""]:
+    """-log of the shares that are there, mean over those of a row, then over the rows that have any; 0 without."""
+    of_rows = -(share.clamp(min=1e-6).log() * there).sum(-1) / there.sum(-1).clamp(min=1)
+    return of_rows.sum() / there.any(-1).sum().clamp(min=1)
 
 
 def hits(weights: Float[Tensor, "n t"], inside: Bool[Tensor, "n t"]) -> Float[Tensor, ""]:

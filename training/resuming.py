@@ -57,7 +57,7 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 def digest(place: Path) -> str:
-    """Of a file, or of the names and contents of all files in a folder."""
+    """Of a file, or of all files in a folder: their names and contents, not where they lie."""
     whole = hashlib.sha256()
     for file in [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file()):
         whole.update(file.name.encode())

@@ -13,7 +13,7 @@ from training.judgements import IGNORED, JudgementBatch
 
 PLACES = (1.0, 2.0, 0.25)
 """Weights of a score's digits: the whole, the tenths, and the hundredths, which are mostly noise. Ours."""
-TEMPERATURE = 0.1
+IOU_TEMPERATURE = 0.1
 """The difference in IoU that makes one mask of a group e times as good a choice as another. Ours."""
 
 
@@ -54,7 +54,7 @@ class WrittenScores:
         surprise = functional.cross_entropy(self.logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)
         weights = self._weights()
         told, true = self._groups(self.expected()), self._groups(self.truth())
-        best, likely = (true / TEMPERATURE).softmax(-1), (told / TEMPERATURE).log_softmax(-1)
+        best, likely = (true / IOU_TEMPERATURE).softmax(-1), (told / IOU_TEMPERATURE).log_softmax(-1)
         apart = functional.kl_div(likely.clamp(min=-1e4), best, reduction="none").sum(-1)
         return {
             "digits": (surprise * weights).sum() / weights.sum(),
@@ -73,7 +73,7 @@ class WrittenScores:
         return one + (1 - one) * (tenths / 10 + hundredths / 100)
 
     def truth(self) -> Float[Tensor, " n"]:
-        """The right scores, from 0 to 1."""
+        """The right scores, from 0 to 1; the decimals of a 1.00 may be nines (`JudgementDrawer.label`)."""
         return (self.right / torch.tensor([1, 10, 100], device=self.right.device)).sum(-1).clamp(max=1)
 
     def _weights(self) -> Float[Tensor, "n 3"]:

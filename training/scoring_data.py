@@ -8,7 +8,6 @@ IoU and what lies under it in words. Scenes that are already there are not done 
 settings are refused.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -33,6 +32,7 @@ from rea2seg.synth.render import Rendering, look
 from rea2seg.synth.vocabulary import VERSION
 from rea2seg.synth.worlds import World
 from training.batches import stream
+from training.resuming import digest
 from training.scenes import sample_scene, to_tensor
 
 ROWS, SETTINGS = "rows.jsonl", "settings.json"
@@ -73,12 +73,6 @@ def ask(
         }
 
 
-def digest(weights: Path) -> str:
-    """The contents of the weights that make candidates."""
-    files = sorted(file for seat in ("segmenter", "generator") for file in (weights / seat).glob("*.safetensors"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
 def settings_of(config: Config, weights: Path, per_scene: int, categories: Sequence[str]) -> dict[str, Any]:
     """What rows depend on, beside their picture: scenes of another version of the benchmark are others too.
 
@@ -86,7 +80,8 @@ def settings_of(config: Config, weights: Path, per_scene: int, categories: Seque
     """
     seats = json.dumps({name: config.seats[name] for name in MAKERS}, default=str, ensure_ascii=False)
     asked = {"benchmark": VERSION, "per_scene": per_scene, "categories": [*categories]}
-    return {"weights": digest(weights), **json.loads(seats.replace(f'"{weights}/', '"')), **asked}
+    contents = {part: digest(weights / part) for part in ("segmenter", "generator")}
+    return {"weights": contents, **json.loads(seats.replace(f'"{weights}/', '"')), **asked}
 
 
 def claim(out: Path, settings: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rea2seg.evaluators.replies import Choice, expected_value
+from training.evaluator import as_scores
 from training.scores import PLACES, WrittenScores
 
 DIGITS = list(range(3, 13))
@@ -27,6 +28,12 @@ def test_a_score_is_the_expectation_that_is_read_at_inference():
         decimals = [tuple(digit[DIGITS].softmax(0).tolist()) for digit in row[1:]]
         number = [Choice(0, whole, 1.0), *(Choice(0, among, 1.0) for among in decimals)]
         assert float(value) == pytest.approx(expected_value(number), abs=1e-6)
+
+
+def test_the_nines_after_a_one_are_no_part_of_the_score():
+    right = [[1, 9, 9], [1, 0, 0], [0, 8, 7]]
+    assert written(right).truth().tolist() == pytest.approx([1.0, 1.0, 0.87])
+    assert as_scores(torch.tensor(right).flatten()) == pytest.approx([1.0, 1.0, 0.87])
 
 
 def test_right_digits_cost_nothing_and_choose_the_best():
